@@ -1,0 +1,91 @@
+"""The book's figures: one look for all of them, and one way to show them.
+
+Every figure of the book is drawn on a white ground, which stays readable on a dark page, in the
+colours of Okabe and Ito, which stay apart for every common form of colour blindness, and is shown
+with a text that stands in for it (`show`).
+"""
+
+import base64
+import io
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from cycler import cycler
+from IPython.display import display
+from matplotlib.figure import Figure
+
+# Okabe & Ito (2008), https://jfly.uni-koeln.de/color/. Their yellow is left out: it is too pale
+# for a line on white.
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+GREEN = "#009E73"
+ORANGE = "#E69F00"
+PURPLE = "#CC79A7"
+SKY = "#56B4E9"
+BLACK = "#000000"
+GREY = "#767676"  # for what should stay in the background: limits, grids, remarks
+
+PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+
+_DPI = 160  # of the stored picture
+_SHOWN_DPI = 100  # of the picture on the page: the difference keeps small type sharp
+
+
+def use_style() -> None:
+    """Set Matplotlib's defaults to the look of the book.
+
+    Call it once, after the imports. Figures made later use the colours of ``PALETTE`` in turn.
+    """
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (6.5, 3.6),
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "white",
+            "axes.facecolor": "white",
+            "axes.prop_cycle": cycler(color=PALETTE),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "grid.color": "#E3E3E3",
+            "grid.linewidth": 0.8,
+            "lines.linewidth": 2.0,
+            "font.family": "DejaVu Sans",  # comes with Matplotlib, so it is the same everywhere
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "legend.frameon": False,
+            "image.cmap": "cividis",
+        }
+    )
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Display a figure as one PNG with a text for those who cannot see it, and close it.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+        The finished figure.
+    alt : str
+        What the figure shows, in a sentence or two: axes, curves, and what to notice.
+
+    Raises
+    ------
+    ValueError
+        If `alt` is shorter than 20 characters: that is a title, not a description.
+    """
+    if len(alt.strip()) < 20:
+        raise ValueError(
+            f"alt={alt!r} is too short to stand in for the figure: "
+            "say what is drawn and what to notice."
+        )
+    buffer = io.BytesIO()
+    # Without the software's name the file depends on the picture alone.
+    fig.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    width, height = fig.get_size_inches() * _SHOWN_DPI
+    plt.close(fig)
+    display(
+        {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt},
+        metadata={"image/png": {"alt": alt, "width": round(width), "height": round(height)}},
+        raw=True,
+    )
