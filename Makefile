@@ -1,0 +1,61 @@
+# Two commands on a fresh machine (Python 3.11+, git, make): `make book` and `make test`.
+# Every target makes the environment it needs: .venv, once, and again when the requirements change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help env book test labs run bench lint address clean
+
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+env: $(READY)  ## Make the environment in .venv.
+
+$(READY): requirements.txt pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { \
+		echo "'$(PYTHON)' is not found: install Python 3.11 or newer, or name it: make PYTHON=python3.13"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "'$(PYTHON)' is $$($(PYTHON) -V 2>&1); Python 3.11 or newer is needed: make PYTHON=python3.13"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "'$(PYTHON)' lacks its venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Filling $(VENV): about 6 GB, most of it torch. This happens once."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
+	@# uv is the faster; where it can't reach the index that pip is configured for, pip does the work.
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+book: $(READY)  ## Build the HTML and say where it is.
+	@$(BIN)/jupyter-book build --quiet --warningiserror --nitpick --keep-going .
+	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
+
+test: $(READY)  ## Run every check: lint, types, the built book, all tests, all chapters.
+	@status=0; \
+	$(MAKE) --no-print-directory lint || status=1; \
+	$(MAKE) --no-print-directory book || status=1; \
+	$(BIN)/python -m pytest --cov || status=1; \
+	exit $$status
+
+labs: $(READY)  ## Write the students' notebooks into labs/.
+	@$(BIN)/python tools/make_labs.py
+
+run: $(READY)  ## Execute the chapters again, in place: make run, or make run CHAPTER=09-student.
+	@$(BIN)/python tools/run_chapters.py $(CHAPTER)
+
+bench: $(READY)  ## Time an epoch of fit against the usual DataLoader loop.
+	@$(BIN)/python benchmarks/fit_speed.py
+
+lint: $(READY)  ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+address: $(READY)  ## Point badges and install cells at a fork: make address REPO=https://github.com/you/fork [BRANCH=main].
+	@$(BIN)/python tools/set_address.py $(REPO) $(BRANCH)
+
+clean:  ## Remove what was built (the environment too).
+	rm -rf $(VENV) _build build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
