@@ -1,0 +1,108 @@
+"""The distiller: a teacher, a student, and the losses between them, as one thing to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill_lib.data import Batch
+from distill_lib.objectives import Step, check_logits
+
+
+class Distiller(nn.Module):
+    """Turns a batch into the named losses that train a student to follow a teacher.
+
+    It has no parameters of its own and predicts nothing: after training only the student is kept.
+    The teacher is frozen, stays in evaluation mode whatever `train` is told, and never gets a
+    gradient.
+
+    Parameters
+    ----------
+    teacher, student : nn.Module
+        Each maps images to logits over the same classes.
+    losses : mapping of str to nn.Module
+        What to minimise the sum of. Each takes a `distill_lib.objectives.Step` and returns a
+        scalar, its weight included; `fit` reports it under its name. A loss may have parameters
+        (a regressor, say): they are trained along with the student.
+    warmup_epochs : int
+        For so many epochs the student first learns from the labels alone.
+    teacher_logits : Tensor, shape (N, K), optional
+        The teacher's logits on the whole training set, in its order:
+        ``predict(teacher, train)``. With them the teacher never runs again; each batch looks its
+        rows up by sample index.
+
+    Examples
+    --------
+    >>> from distill_lib.models import MLP
+    >>> from distill_lib.objectives import HardLabels, SoftTargets
+    >>> losses = {"labels": HardLabels(0.1), "soft": SoftTargets(tau=4.0, weight=0.9)}
+    >>> distiller = Distiller(MLP(784, 1200, 10), MLP(784, 32, 10), losses)
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        losses: Mapping[str, nn.Module],
+        *,
+        warmup_epochs: int = 0,
+        teacher_logits: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if teacher is student:
+            raise ValueError("student: expected a network other than the teacher, got the same one")
+        if not losses:
+            raise ValueError("losses: expected at least one named loss, got none")
+        if warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs: expected 0 or more, got {warmup_epochs}")
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.student = student
+        self.losses = nn.ModuleDict(losses)
+        self.warmup_epochs = warmup_epochs
+        self.cached: Tensor | None
+        self.register_buffer("cached", teacher_logits, persistent=False)
+        self._checked = False
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that is trained: the student."""
+        return self.student
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the student's and the losses' mode; the teacher stays in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The named losses of one batch; their sum is what to minimise."""
+        student_logits = self.student(batch.x)
+        if batch.epoch < self.warmup_epochs:
+            return {"warmup": F.cross_entropy(student_logits, batch.y)}
+        teacher_logits = self._teacher_logits(batch)
+        if not self._checked:  # once, since it waits for the device
+            check_logits("student", student_logits)
+            check_logits("teacher", teacher_logits)
+            self._checked = True
+        step = Step(batch, student_logits, teacher_logits)
+        return {name: loss(step) for name, loss in self.losses.items()}
+
+    @torch.no_grad()
+    def _teacher_logits(self, batch: Batch) -> Tensor:
+        if self.cached is None:
+            return self.teacher(batch.x)
+        if len(self.cached) != batch.n_samples:
+            raise ValueError(
+                f"teacher_logits: expected one row for each of the {batch.n_samples} training "
+                f"images, got {len(self.cached)} rows"
+            )
+        if batch.augmented:
+            raise ValueError(
+                "teacher_logits: they were computed on other images than the augmented ones: leave "
+                "out teacher_logits, so that the teacher sees what the student sees, or augment"
+            )
+        return self.cached[batch.index]

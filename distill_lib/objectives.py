@@ -1,0 +1,121 @@
+"""Losses of logits: each a pure function first, then a small module that carries its weight.
+
+To add one: write the function, write the module beside it (its ``forward`` takes a `Step`), and
+add a line to the table in the book's notation. Nothing else has to know about it.
+
+Everything here takes **logits**, never probabilities, and returns nats, averaged over the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill_lib.data import Batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a loss may look at in one training step of a `distill_lib.distiller.Distiller`.
+
+    Attributes
+    ----------
+    batch : Batch
+        Images, labels, sample index.
+    student_logits, teacher_logits : Tensor, shape (B, K)
+        The teacher's carry no gradient.
+    """
+
+    batch: Batch
+    student_logits: Tensor
+    teacher_logits: Tensor
+
+
+def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, tau: float) -> Tensor:
+    r"""Temperature-scaled KL divergence from the teacher's distribution to the student's.
+
+    .. math:: \tau^2 \, \frac1B \sum_b
+        \mathrm{KL}\bigl(\mathrm{softmax}(v_b/\tau) \,\|\, \mathrm{softmax}(z_b/\tau)\bigr)
+
+    The factor τ² keeps the gradient's size when τ changes: it undoes the two factors 1/τ that
+    the student's and the teacher's scaled logits bring.
+
+    Parameters
+    ----------
+    student_logits, teacher_logits : Tensor, shape (B, K)
+    tau : float
+        Temperature, above 0.
+
+    Returns
+    -------
+    Tensor, scalar
+        Nats a sample, times τ². Summed over the K classes, averaged over the B samples.
+
+    References
+    ----------
+    Hinton, Vinyals & Dean (2015), https://arxiv.org/abs/1503.02531
+    """
+    _check_tau(tau)
+    _check_pair(student_logits, teacher_logits)
+    log_p = F.log_softmax(teacher_logits / tau, dim=-1)
+    log_q = F.log_softmax(student_logits / tau, dim=-1)
+    return tau**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+class HardLabels(nn.Module):
+    """`weight` times the cross-entropy with the true labels."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, step: Step) -> Tensor:
+        return self.weight * F.cross_entropy(step.student_logits, step.batch.y)
+
+
+class SoftTargets(nn.Module):
+    """`weight` times `soft_target_loss` at temperature `tau`.
+
+    Hinton's α is split in two: ``HardLabels(1 - alpha)`` beside ``SoftTargets(tau, alpha)``.
+    """
+
+    def __init__(self, tau: float, weight: float = 1.0) -> None:
+        super().__init__()
+        _check_tau(tau)
+        self.tau, self.weight = tau, weight
+
+    def forward(self, step: Step) -> Tensor:
+        return self.weight * soft_target_loss(step.student_logits, step.teacher_logits, self.tau)
+
+
+def check_logits(name: str, logits: Tensor) -> None:
+    """Raise ValueError if `logits` are probabilities, or log-probabilities of one-hot outputs.
+
+    A row that is nowhere negative and sums to one came through a softmax. Reading the values
+    synchronises with the device: learners call this on their first batch only.
+    """
+    sums_to_one = (logits.sum(dim=-1) - 1).abs() < 1e-3
+    if bool(((logits >= 0).all(dim=-1) & sums_to_one).all()):
+        raise ValueError(
+            f"{name}: expected logits, got probabilities (no value is negative and every row sums "
+            f"to 1): remove the softmax at the end of the network"
+        )
+
+
+def _check_tau(tau: float) -> None:
+    if not tau > 0:
+        raise ValueError(f"tau: expected a temperature above 0, got {tau}")
+
+
+def _check_pair(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student_logits and teacher_logits: expected one shape (B, K), got "
+            f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
+        )
+    for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        if not torch.is_floating_point(logits):
+            raise TypeError(f"{name}: expected floating-point logits, got {logits.dtype}")

@@ -1,0 +1,300 @@
+"""One training loop for the teacher, the student and the distiller; checkpoints; evaluation."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from distill_lib import analysis
+from distill_lib.data import Augment, Batch, Images
+from distill_lib.objectives import check_logits
+
+History = list[dict[str, float]]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Schedule = Callable[[float], float]
+
+adamw: MakeOptimizer = partial(torch.optim.AdamW, lr=1e-3)
+
+
+class Learner(Protocol):
+    """What `fit` trains: a module that turns a batch into named losses.
+
+    `model` is the network that is trained, and evaluated on validation data. Calling the learner
+    returns the parts of the loss, weights included; their sum is minimised over all parameters
+    that require a gradient. `Supervised` and `distill_lib.distiller.Distiller` are learners, and
+    so is any `nn.Module` that has these two.
+    """
+
+    model: nn.Module
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]: ...
+
+
+class Supervised(nn.Module):
+    """Learns from the labels alone, by cross-entropy: a teacher, or a student without one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._checked = False
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The cross-entropy of one batch, under its name."""
+        logits = self.model(batch.x)
+        if not self._checked:  # once, since it waits for the device
+            check_logits("model", logits)
+            self._checked = True
+        return {"labels": F.cross_entropy(logits, batch.y)}
+
+
+def one_cycle(progress: float, *, peak: float = 0.2) -> float:
+    """Learning-rate factor: from 0 up to 1 at `peak`, then down to 0, both in straight lines.
+
+    Parameters
+    ----------
+    progress : float
+        The fraction of all steps that is done, in [0, 1).
+
+    References
+    ----------
+    Smith & Topin (2019), https://arxiv.org/abs/1708.07120
+    """
+    return progress / peak if progress < peak else (1 - progress) / (1 - peak)
+
+
+def constant(progress: float) -> float:
+    """Learning-rate factor 1 throughout."""
+    return 1.0
+
+
+def fit(
+    learner: Any,
+    train: Images,
+    *,
+    epochs: int,
+    batch_size: int = 256,
+    optimizer: MakeOptimizer = adamw,
+    schedule: Schedule = one_cycle,
+    augment: Augment | None = None,
+    validation: Images | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> History:
+    """Train a learner: the one loop for teacher, student and distiller.
+
+    The learner moves to the device of `train`. Order, augmentation and dropout of epoch e follow
+    from `seed` and e alone, so a run that was cut off continues exactly as if it had not been;
+    the caller's random state is left as it was. The device is waited for once an epoch.
+
+    Parameters
+    ----------
+    learner : Learner
+        `Supervised(model)`, a `Distiller`, or any module like them.
+    train : Images
+    epochs, batch_size : int
+        The last batch of an epoch may be smaller.
+    optimizer : callable
+        From parameters to an optimizer: ``partial(torch.optim.SGD, lr=0.2, momentum=0.9)``.
+    schedule : callable
+        From the fraction of steps done to a factor on the learning rate.
+    augment : callable, optional
+        From uint8 images and a generator to images, such as `distill_lib.data.jitter`.
+    validation : Images, optional
+        `learner.model` is evaluated on it after each epoch.
+    seed : int
+    checkpoint : path, optional
+        Saved after each epoch. If the file is there, training continues from it; if it is
+        complete, `fit` returns at once.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    list of dict, one an epoch
+        ``loss`` and its named parts (means over the epoch, nats), ``seconds``, and with
+        `validation` also ``validation_accuracy`` and ``validation_nll``.
+
+    Raises
+    ------
+    FloatingPointError
+        The loss is no longer finite. The checkpoint of the last good epoch is kept.
+    ValueError
+        A bad argument; a checkpoint that is unreadable, or of another run.
+    """
+    _check_positive(epochs=epochs, batch_size=batch_size)
+    if len(train) == 0:
+        raise ValueError("train: expected at least one image, got none")
+    device = train.x.device
+    learner.to(device)
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("learner: expected parameters that require a gradient, got none")
+    opt = optimizer(parameters)
+    base_lrs = [group["lr"] for group in opt.param_groups]
+    steps_an_epoch = math.ceil(len(train) / batch_size)
+
+    history: History = []
+    run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "n_train": len(train)}
+    if checkpoint is not None and Path(checkpoint).exists():
+        history = _resume(Path(checkpoint), run, learner, opt)
+
+    bar = tqdm(
+        total=epochs * steps_an_epoch,
+        initial=len(history) * steps_an_epoch,
+        desc="fit",
+        unit="step",
+        leave=False,
+        disable=not progress,
+    )
+    cuda_devices = [device] if device.type == "cuda" else []
+    with bar, torch.random.fork_rng(cuda_devices):
+        for epoch in range(len(history), epochs):
+            started = time.perf_counter()
+            generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch)
+            torch.manual_seed(seed * 1_000_003 + epoch)  # dropout
+            order = torch.randperm(len(train), generator=generator, device=device)
+            sums: dict[str, Tensor] = {}  # stay on the device until the epoch ends
+            learner.train()
+            for step, index in enumerate(order.split(batch_size)):
+                done = (epoch * steps_an_epoch + step) / (epochs * steps_an_epoch)
+                for group, lr in zip(opt.param_groups, base_lrs, strict=True):
+                    group["lr"] = lr * schedule(done)
+                x = train.x[index]
+                if augment is not None:
+                    x = augment(x, generator)
+                batch = Batch(
+                    train.floats(x), train.y[index], index, epoch, len(train), augment is not None
+                )
+                parts = learner(batch)
+                loss = torch.stack(list(parts.values())).sum()
+                opt.zero_grad()
+                loss.backward()
+                opt.step()
+                for name, part in {"loss": loss, **parts}.items():
+                    sums[name] = sums.get(name, 0) + part.detach() * (len(index) / len(train))
+                bar.update()
+
+            entry = {name: float(total) for name, total in sums.items()}
+            if not all(map(math.isfinite, entry.values())):
+                kept = "" if checkpoint is None else f"; {checkpoint} holds the epoch before"
+                raise FloatingPointError(
+                    f"loss is not finite in epoch {epoch} ({entry}): lower the learning rate, or "
+                    f"look for log(0) or a division by 0 in the part that is not{kept}"
+                )
+            if validation is not None:
+                scores = evaluate(learner.model, validation)
+                entry["validation_accuracy"] = scores["accuracy"]
+                entry["validation_nll"] = scores["nll"]
+            entry["seconds"] = time.perf_counter() - started
+            history.append(entry)
+            bar.set_postfix({k: f"{v:.4g}" for k, v in entry.items() if k != "seconds"})
+            if checkpoint is not None:
+                _save(Path(checkpoint), run, learner, opt, history)
+    return history
+
+
+@torch.no_grad()
+def predict(model: nn.Module, data: Images, *, batch_size: int = 2000) -> Tensor:
+    """The model's logits on a whole set, in its order, in evaluation mode.
+
+    Every module is left in the mode it was found in.
+
+    Returns
+    -------
+    Tensor, shape (N, K)
+        On the device of `data`.
+    """
+    _check_positive(batch_size=batch_size)
+    was_training = [module for module in model.modules() if module.training]
+    model.to(data.x.device).eval()
+    try:
+        return torch.cat([model(data.floats(x)) for x in data.x.split(batch_size)])
+    finally:
+        for module in was_training:
+            module.training = True
+
+
+def evaluate(model: nn.Module, data: Images, *, teacher: nn.Module | None = None) -> dict[str, Any]:
+    """How good the model is on a set and, given a teacher, how faithful.
+
+    Returns
+    -------
+    dict
+        ``errors`` (a count), ``accuracy`` (a fraction), ``nll`` (nats a sample); with `teacher`
+        also ``agreement`` (the fraction of equal top answers) and ``kl_to_teacher`` (nats).
+    """
+    logits = predict(model, data)
+    scores: dict[str, Any] = {
+        "errors": analysis.error_count(logits, data.y),
+        "accuracy": analysis.accuracy(logits, data.y),
+        "nll": analysis.negative_log_likelihood(logits, data.y),
+    }
+    if teacher is not None:
+        teacher_logits = predict(teacher, data)
+        scores["agreement"] = analysis.agreement(logits, teacher_logits)
+        scores["kl_to_teacher"] = analysis.kl_to_teacher(logits, teacher_logits)
+    return scores
+
+
+def _save(
+    path: Path, run: dict[str, Any], learner: nn.Module, opt: torch.optim.Optimizer, history: History
+) -> None:
+    """Write a checkpoint under a temporary name, then rename it: never half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    with open(unfinished, "wb") as file:
+        torch.save(
+            {
+                "run": run,
+                "learner": learner.state_dict(),
+                "optimizer": opt.state_dict(),
+                "history": history,
+            },
+            file,
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def _resume(
+    path: Path, run: dict[str, Any], learner: nn.Module, opt: torch.optim.Optimizer
+) -> History:
+    """Load a checkpoint into the learner and its optimizer; return the epochs it has done."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        learner_state, opt_state, history = saved["learner"], saved["optimizer"], saved["history"]
+        saved_run = saved["run"]
+    except Exception as error:  # torch raises many kinds for one cause
+        raise ValueError(
+            f"checkpoint: {path} is no checkpoint of fit, or is cut short ({error}): "
+            f"delete it to train from the start"
+        ) from error
+    if saved_run != run:
+        raise ValueError(
+            f"checkpoint: {path} is of another run: it has {saved_run}, expected {run}: "
+            f"give another path, or delete it"
+        )
+    try:
+        learner.load_state_dict(learner_state)
+        opt.load_state_dict(opt_state)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"checkpoint: {path} is of another learner: {error}") from error
+    return history
+
+
+def _check_positive(**arguments: int) -> None:
+    for name, value in arguments.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected 1 or more, got {value}")
