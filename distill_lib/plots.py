@@ -84,7 +84,7 @@ def show(fig: Figure, alt: str) -> None:
     fig.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     width, height = fig.get_size_inches() * _SHOWN_DPI
     plt.close(fig)
-    display(
+    display(  # type: ignore[no-untyped-call]
         {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt},
         metadata={"image/png": {"alt": alt, "width": round(width), "height": round(height)}},
         raw=True,
