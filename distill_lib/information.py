@@ -43,7 +43,7 @@ def entropy(p: ArrayLike, *, axis: int | None = -1, base: float | None = None) -
         If `p` is not a distribution along `axis`, or `base` is not above one.
     """
     p = _validate.distribution(p, "p", axis)
-    return _in_base(-xlogy(p, p).sum(axis=-1), base)
+    return _in_base(-xlogy(p, p).sum(axis=axis), base)
 
 
 def conditional_entropy(
