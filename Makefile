@@ -31,7 +31,6 @@ $(READY): requirements.txt pyproject.toml
 
 book: $(READY)  ## Build the HTML and say where it is.
 	@$(BIN)/jupyter-book build --quiet --warningiserror --nitpick --keep-going .
-	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
 
 test: $(READY)  ## Run every check: lint, types, the built book, all tests, all chapters.
 	@status=0; \
