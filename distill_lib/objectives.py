@@ -75,6 +75,9 @@ class HardLabels(nn.Module):
     def forward(self, step: Step) -> Tensor:
         return self.weight * F.cross_entropy(step.student_logits, step.batch.y)
 
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"
+
 
 class SoftTargets(nn.Module):
     """`weight` times `soft_target_loss` at temperature `tau`.
@@ -89,6 +92,9 @@ class SoftTargets(nn.Module):
 
     def forward(self, step: Step) -> Tensor:
         return self.weight * soft_target_loss(step.student_logits, step.teacher_logits, self.tau)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau}, weight={self.weight}"
 
 
 def check_logits(name: str, logits: Tensor) -> None:

@@ -63,7 +63,7 @@ def one_cycle(progress: float, *, peak: float = 0.2) -> float:
     Parameters
     ----------
     progress : float
-        The fraction of all steps that is done, in [0, 1).
+        The fraction of all steps that is done at the middle of this one, in (0, 1).
 
     References
     ----------
@@ -145,7 +145,15 @@ def fit(
     steps_an_epoch = math.ceil(len(train) / batch_size)
 
     history: History = []
-    run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "n_train": len(train)}
+    run = {
+        "learner": repr(learner),
+        "optimizer": f"{type(opt).__name__}, lr {base_lrs}",
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "augmented": augment is not None,
+        "n_train": len(train),
+        "seed": seed,
+    }
     if checkpoint is not None and Path(checkpoint).exists():
         history = _resume(Path(checkpoint), run, learner, opt)
 
@@ -161,13 +169,13 @@ def fit(
     with bar, torch.random.fork_rng(cuda_devices):
         for epoch in range(len(history), epochs):
             started = time.perf_counter()
-            generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch)
-            torch.manual_seed(seed * 1_000_003 + epoch)  # dropout
+            generator = torch.Generator(device).manual_seed(100_000 * seed + epoch)
+            torch.manual_seed(100_000 * seed + epoch)  # dropout
             order = torch.randperm(len(train), generator=generator, device=device)
             sums: dict[str, Tensor] = {}  # stay on the device until the epoch ends
             learner.train()
             for step, index in enumerate(order.split(batch_size)):
-                done = (epoch * steps_an_epoch + step) / (epochs * steps_an_epoch)
+                done = (epoch * steps_an_epoch + step + 0.5) / (epochs * steps_an_epoch)
                 for group, lr in zip(opt.param_groups, base_lrs, strict=True):
                     group["lr"] = lr * schedule(done)
                 x = train.x[index]
@@ -278,19 +286,18 @@ def _resume(
         saved_run = saved["run"]
     except Exception as error:  # torch raises many kinds for one cause
         raise ValueError(
-            f"checkpoint: {path} is no checkpoint of fit, or is cut short ({error}): "
-            f"delete it to train from the start"
+            f"checkpoint: {path} is no checkpoint of fit, or is cut short "
+            f"({type(error).__name__}): delete it to train from the start"
         ) from error
-    if saved_run != run:
+    differing = [name for name in run if saved_run.get(name) != run[name]]
+    if differing:
+        details = ", ".join(f"{name} {saved_run.get(name)!r}" for name in differing)
         raise ValueError(
-            f"checkpoint: {path} is of another run: it has {saved_run}, expected {run}: "
-            f"give another path, or delete it"
+            f"checkpoint: {path} is of another run: it has {details}, expected "
+            f"{', '.join(repr(run[name]) for name in differing)}: give another path, or delete it"
         )
-    try:
-        learner.load_state_dict(learner_state)
-        opt.load_state_dict(opt_state)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"checkpoint: {path} is of another learner: {error}") from error
+    learner.load_state_dict(learner_state)
+    opt.load_state_dict(opt_state)
     return history
 
 

@@ -1,0 +1,171 @@
+"""The losses against hand-written sums, their gradients and limits, and the bugs that shipped."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import special, stats
+from torch.nn import functional as F
+
+from distill_lib.data import Batch
+from distill_lib.objectives import (
+    HardLabels,
+    SoftTargets,
+    Step,
+    check_logits,
+    soft_target_loss,
+)
+
+logit_pairs = st.integers(2, 12).flatmap(
+    lambda k: st.tuples(
+        *[arrays(np.float64, (3, k), elements=st.floats(-30, 30, width=32)) for _ in range(2)]
+    )
+)
+temperatures = st.floats(0.5, 50)
+
+
+def randn(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def by_hand(student_logits, teacher_logits, tau):
+    p = special.softmax(teacher_logits / tau, axis=1)
+    q = special.softmax(student_logits / tau, axis=1)
+    return tau**2 * stats.entropy(p, q, axis=1).mean()
+
+
+@given(pair=logit_pairs, tau=temperatures)
+@settings(deadline=None)
+def test_soft_targets_are_tau_squared_times_scipys_kl(pair, tau):
+    # the bugs this catches: kl_div's arguments swapped, reduction='mean' (K times too small),
+    # probabilities where log-probabilities belong, tau² missing
+    z, v = pair
+    got = float(soft_target_loss(torch.tensor(z), torch.tensor(v), tau))
+    assert got == pytest.approx(by_hand(z, v, tau), rel=1e-7, abs=1e-9)
+    assert got >= -1e-12
+
+
+@given(pair=logit_pairs, tau=temperatures)
+@settings(deadline=None)
+def test_zero_for_a_perfect_copy_and_for_shifted_logits(pair, tau):
+    z = torch.tensor(pair[0])
+    assert float(soft_target_loss(z, z, tau)) == pytest.approx(0, abs=1e-9)
+    assert float(soft_target_loss(z + 5, z, tau)) == pytest.approx(0, abs=1e-9)
+
+
+@given(pair=logit_pairs, tau=temperatures, seed=st.integers(0, 1000))
+@settings(deadline=None)
+def test_invariant_under_a_common_permutation_of_the_classes(pair, tau, seed):
+    z, v = map(torch.tensor, pair)
+    p = torch.randperm(z.shape[1], generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(
+        soft_target_loss(z[:, p], v[:, p], tau), soft_target_loss(z, v, tau), rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 4.0, 20.0])
+def test_gradient_is_tau_times_the_difference_of_the_probabilities(tau):
+    z, v = randn(4, 10).requires_grad_(), 2 * randn(4, 10, seed=1)
+    soft_target_loss(z, v, tau).backward()
+    expected = tau * ((z / tau).softmax(1) - (v / tau).softmax(1)) / 4
+    torch.testing.assert_close(z.grad, expected.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_gradcheck():
+    z, v = randn(3, 5).requires_grad_(), randn(3, 5, seed=1)
+    assert torch.autograd.gradcheck(lambda z: soft_target_loss(z, v, 3.0), z)
+
+
+def test_tau_squared_keeps_the_gradients_size():
+    v = 2 * randn(1, 10, seed=1)
+
+    def gradient_norm(tau):
+        z = (2 * randn(1, 10)).requires_grad_()
+        soft_target_loss(z, v, tau).backward()
+        return float(z.grad.norm())
+
+    norms = [gradient_norm(tau) for tau in (2.0, 4.0, 10.0, 100.0, 1000.0)]
+    assert max(norms) / min(norms) < 2  # without the factor: a hundred thousand
+    assert norms[-1] == pytest.approx(norms[-2], rel=0.02)
+
+
+@pytest.mark.parametrize(("tau", "tolerance"), [(10, 0.1), (100, 0.01), (1000, 0.001)])
+def test_high_temperature_is_mean_free_logit_matching(tau, tolerance):
+    z, v = randn(6, 10), randn(6, 10, seed=1)
+    difference = z - v
+    difference -= difference.mean(dim=1, keepdim=True)
+    limit = float((difference**2).sum(dim=1).mean() / (2 * 10))
+    assert float(soft_target_loss(z, v, tau)) == pytest.approx(limit, rel=tolerance)
+
+
+def test_the_gradient_equals_that_of_soft_cross_entropy():
+    z, v = randn(4, 10).requires_grad_(), randn(4, 10, seed=1)
+    (ours,) = torch.autograd.grad(soft_target_loss(z, v, 1.0), z)
+    (torchs,) = torch.autograd.grad(F.cross_entropy(z, v.softmax(dim=1)), z)
+    torch.testing.assert_close(ours, torchs)
+
+
+def test_no_nan_where_the_teachers_probabilities_underflow():
+    z = torch.zeros(2, 3, requires_grad=True)
+    loss = soft_target_loss(z, torch.tensor([[300.0, 0.0, -300.0]] * 2), 1.0)
+    loss.backward()
+    assert float(loss) == pytest.approx(np.log(3), rel=1e-6)
+    assert bool(z.grad.isfinite().all())
+
+
+def test_bfloat16_is_near_float32():
+    z, v = randn(8, 10).float(), randn(8, 10, seed=1).float()
+    low = soft_target_loss(z.bfloat16(), v.bfloat16(), 4.0)
+    assert float(low) == pytest.approx(float(soft_target_loss(z, v, 4.0)), rel=0.1)
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan")])
+def test_temperature_must_be_positive(tau):
+    with pytest.raises(ValueError, match=r"tau: expected a temperature above 0, got"):
+        soft_target_loss(randn(2, 3), randn(2, 3), tau)
+    with pytest.raises(ValueError, match=r"tau: expected a temperature above 0, got"):
+        SoftTargets(tau)
+
+
+@pytest.mark.parametrize(("a", "b"), [((2, 3), (2, 4)), ((2, 3), (3,)), ((3,), (3,)), ((2, 1), (2, 3))])
+def test_shapes_must_match(a, b):
+    with pytest.raises(ValueError, match=r"expected one shape \(B, K\), got"):
+        soft_target_loss(randn(*a), randn(*b), 2.0)
+
+
+def test_integer_logits_are_refused():
+    with pytest.raises(TypeError, match=r"student_logits: expected floating-point logits, got"):
+        soft_target_loss(torch.zeros(2, 3).long(), randn(2, 3), 2.0)
+
+
+def step(student_logits, teacher_logits):
+    b = len(student_logits)
+    y = torch.arange(b).remainder(student_logits.shape[1])
+    return Step(
+        Batch(torch.zeros(b, 1, 2, 2), y, torch.arange(b), 0, b, False),
+        student_logits,
+        teacher_logits,
+    )
+
+
+def test_modules_are_their_function_times_their_weight():
+    s = step(randn(6, 4), randn(6, 4, seed=1))
+    torch.testing.assert_close(
+        SoftTargets(tau=3.0, weight=0.7)(s),
+        0.7 * soft_target_loss(s.student_logits, s.teacher_logits, 3.0),
+    )
+    torch.testing.assert_close(
+        HardLabels(weight=0.3)(s), 0.3 * F.cross_entropy(s.student_logits, s.batch.y)
+    )
+
+
+def test_check_logits_finds_a_softmax():
+    logits = randn(5, 10)
+    check_logits("student", logits)
+    check_logits("student", logits.abs())  # none negative, but no distributions either
+    for tau in (1.0, 0.01):
+        with pytest.raises(ValueError, match=r"student: expected logits, got probabilities"):
+            check_logits("student", (logits / tau).softmax(dim=1).float())

@@ -1,0 +1,336 @@
+"""`fit` learns, repeats, resumes to the bit, keeps checkpoints whole, and says what is wrong."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from distill_lib import training
+from distill_lib.data import Images, jitter
+from distill_lib.distiller import Distiller
+from distill_lib.models import CNN, MLP
+from distill_lib.objectives import SoftTargets
+from distill_lib.training import (
+    Supervised,
+    adamw,
+    constant,
+    evaluate,
+    fit,
+    one_cycle,
+    predict,
+)
+
+
+def images(n=96, seed=0):
+    """Three classes that a small network can tell apart: a bright row each."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 3, (n,), generator=g)
+    x = torch.randint(0, 60, (n, 1, 6, 6), generator=g, dtype=torch.uint8)
+    x[torch.arange(n), 0, 2 * y] = 255
+    return Images(x, y, ("a", "b", "c"), 0.5, 0.3)
+
+
+def network(seed=0, dropout=0.5):
+    torch.manual_seed(seed)
+    return MLP(36, 16, 3, dropout=dropout)
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_fit_learns_and_reports():
+    model = network(dropout=0.0)
+    history = fit(Supervised(model), images(), epochs=20, batch_size=32, validation=images(seed=1))
+    assert len(history) == 20
+    assert set(history[0]) == {
+        "loss", "labels", "seconds", "validation_accuracy", "validation_nll",
+    }  # fmt: skip
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert history[-1]["validation_accuracy"] == evaluate(model, images(seed=1))["accuracy"] > 0.9
+
+
+def test_one_step_is_plain_gradient_descent():
+    data, model = images(), network(dropout=0.0)
+    expected = copy.deepcopy(model)
+    loss = F.cross_entropy(expected(data.floats(data.x)), data.y)
+    loss.backward()
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    history = fit(
+        Supervised(model), data, epochs=1, batch_size=96, optimizer=sgd, schedule=constant,
+        progress=False,
+    )  # fmt: skip
+    assert history[0]["loss"] == pytest.approx(float(loss), rel=1e-5)
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_every_image_is_seen_once_an_epoch_in_a_new_order():
+    class Spy(Supervised):
+        def forward(self, batch):
+            seen.append(batch)
+            return super().forward(batch)
+
+    seen, data = [], images(n=50)
+    fit(Spy(network()), data, epochs=2, batch_size=16, progress=False)
+    assert [len(b.y) for b in seen[:4]] == [16, 16, 16, 2]
+    first, second = (torch.cat([b.index for b in part]) for part in (seen[:4], seen[4:]))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(50))
+    assert not torch.equal(first, second)
+    assert [b.epoch for b in seen] == [0] * 4 + [1] * 4
+    for b in seen:  # image, label and index belong together
+        assert torch.equal(b.y, data.y[b.index])
+        assert torch.equal(b.x, data.floats(data.x[b.index]))
+
+
+def test_the_reported_loss_is_the_mean_over_samples_also_with_a_small_last_batch():
+    class Index(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = nn.Linear(1, 1)
+
+        def forward(self, batch):
+            return {"index": batch.index.float().mean() + 0 * self.model.weight.sum()}
+
+    history = fit(Index(), images(n=50), epochs=1, batch_size=16, progress=False)
+    assert history[0]["index"] == pytest.approx(24.5, rel=1e-6)
+
+
+def test_the_same_seed_repeats_and_another_does_not():
+    results = []
+    for seed in (0, 0, 1):
+        model = network()
+        torch.manual_seed(1234 + len(results))  # the caller's state must not matter
+        fit(Supervised(model), images(), epochs=2, augment=jitter, seed=seed, progress=False)
+        results.append(model.state_dict())
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+def test_the_callers_random_state_is_left_alone():
+    model = network()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit(Supervised(model), images(), epochs=1, progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+class _Interrupted(Exception):
+    pass
+
+
+class _Fragile(Supervised):
+    """Stops like a lost runtime, in the middle of an epoch."""
+
+    stop_at_epoch = 2
+
+    def forward(self, batch):
+        if batch.epoch == self.stop_at_epoch and batch.index.numel() == 32 and self.steps == 1:
+            raise _Interrupted
+        self.steps = (self.steps + 1) % 3
+        return super().forward(batch)
+
+    steps = 0
+
+
+_Fragile.__name__ = "Supervised"  # a checkpoint knows its learner by its description
+
+
+def test_a_run_that_was_cut_off_continues_to_the_bit(tmp_path):
+    run = partial(
+        fit, train=images(), epochs=5, batch_size=32, augment=jitter, validation=images(seed=1),
+        progress=False,
+    )  # fmt: skip
+    whole = network()
+    history = run(Supervised(whole))
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(_Interrupted):
+        run(_Fragile(network()), checkpoint=path)
+    resumed = network(seed=99)  # whatever it starts from, the checkpoint decides
+    torch.manual_seed(5)
+    resumed_history = run(Supervised(resumed), checkpoint=path)
+    assert same(whole.state_dict(), resumed.state_dict())
+    drop = [{k: v for k, v in e.items() if k != "seconds"} for e in history]
+    assert drop == [{k: v for k, v in e.items() if k != "seconds"} for e in resumed_history]
+
+    again = network(seed=98)
+    assert run(Supervised(again), checkpoint=path) == resumed_history  # complete: returns at once
+    assert same(again.state_dict(), whole.state_dict())
+
+
+def test_a_distiller_resumes_too(tmp_path):
+    def distiller():
+        return Distiller(network(seed=1), network(seed=2), {"soft": SoftTargets(tau=2.0)})
+
+    class Stop(Exception):
+        pass
+
+    run = partial(fit, train=images(), epochs=3, batch_size=32, progress=False)
+    whole, cut, resumed = distiller(), distiller(), distiller()
+    run(whole)
+    saves = []
+
+    def save_then_stop(*args):
+        original(*args)
+        saves.append(args)
+        if len(saves) == 2:
+            raise Stop
+
+    original, training._save = training._save, save_then_stop
+    try:
+        with pytest.raises(Stop):
+            run(cut, checkpoint=tmp_path / "d.pt")
+    finally:
+        training._save = original
+    run(resumed, checkpoint=tmp_path / "d.pt")
+    assert same(whole.student.state_dict(), resumed.student.state_dict())
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "run.pt"
+    fit(Supervised(network()), images(), epochs=1, checkpoint=path, progress=False)
+    good = path.read_bytes()
+    assert [p.name for p in path.parent.iterdir()] == ["run.pt"]
+
+    def power_cut(content, file):
+        file.write(b"half a check")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", power_cut)
+    with pytest.raises(OSError, match="disk full"):
+        training._save(path, {}, network(), adamw(network().parameters()), [])
+    assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
+def test_a_damaged_checkpoint_is_named_with_the_cure(tmp_path, damage):
+    path = tmp_path / "run.pt"
+    fit(Supervised(network()), images(), epochs=1, checkpoint=path, progress=False)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"checkpoint: .*run\.pt is no checkpoint.*delete it"):
+        fit(Supervised(network()), images(), epochs=1, checkpoint=path, progress=False)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('the checkpoint ran code')",))
+
+    path = tmp_path / "run.pt"
+    torch.save({"run": Evil()}, path)
+    with pytest.raises(ValueError, match=r"is no checkpoint of fit"):
+        fit(Supervised(network()), images(), epochs=1, checkpoint=path, progress=False)
+
+
+def test_a_checkpoint_of_another_run_or_learner_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    fit(Supervised(network()), images(), epochs=1, checkpoint=path, progress=False)
+    with pytest.raises(ValueError, match=r"of another run: it has epochs 1, expected 2"):
+        fit(Supervised(network()), images(), epochs=2, checkpoint=path, progress=False)
+    for other in (Supervised(MLP(36, 3)), Distiller(network(), network(), {"s": SoftTargets(2.0)})):
+        with pytest.raises(ValueError, match=r"of another run: it has learner 'Supervised"):
+            fit(other, images(), epochs=1, checkpoint=path, progress=False)
+    faster = partial(torch.optim.AdamW, lr=0.5)
+    with pytest.raises(ValueError, match=r"it has optimizer 'AdamW, lr \[0\.001\]', expected"):
+        fit(Supervised(network()), images(), epochs=1, optimizer=faster, checkpoint=path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    class Diverging(Supervised):
+        def forward(self, batch):
+            parts = super().forward(batch)
+            if batch.epoch == 1:
+                parts["bad"] = parts["labels"].log() * float("nan")
+            return parts
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(FloatingPointError, match=r"in epoch 1 .*'bad': nan.*run\.pt holds the epo"):
+        fit(Diverging(network()), images(), epochs=3, checkpoint=path, progress=False)
+    assert len(torch.load(path, weights_only=True)["history"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, r"epochs: expected 1 or more, got 0"),
+        ({"batch_size": 0}, r"batch_size: expected 1 or more, got 0"),
+        ({"train": images()[:0]}, r"train: expected at least one image"),
+        ({"learner": Supervised(network().requires_grad_(False))}, r"learner: expected parameters"),
+        (
+            {"learner": Supervised(nn.Sequential(network(), nn.Softmax(dim=1)))},
+            r"model: expected logits, got probabilities",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    arguments = {"learner": Supervised(network()), "train": images(), "epochs": 1} | change
+    with pytest.raises(ValueError, match=message):
+        fit(**arguments, progress=False)
+
+
+def test_one_cycle_rises_and_falls_in_straight_lines():
+    assert [one_cycle(p) for p in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert constant(0.3) == 1.0
+
+
+def test_the_schedule_reaches_the_optimizer():
+    class Spy(Supervised):
+        def forward(self, batch):
+            lrs.append(optimizers[0].param_groups[0]["lr"])
+            return super().forward(batch)
+
+    def make(parameters):
+        optimizers.append(torch.optim.SGD(parameters, lr=0.5))
+        return optimizers[0]
+
+    lrs, optimizers = [], []
+    fit(Spy(network()), images(), epochs=2, batch_size=32, optimizer=make, progress=False)
+    assert lrs == pytest.approx([0.5 * one_cycle((step + 0.5) / 6) for step in range(6)])
+
+
+def test_predict_is_in_order_in_eval_mode_and_restores_every_mode():
+    model = nn.Sequential(network(), nn.Dropout(0.9).eval())
+    model.train()
+    model[1].eval()
+    data = images()
+    logits = predict(model, data, batch_size=7)
+    model_eval = copy.deepcopy(model).eval()
+    torch.testing.assert_close(logits, model_eval(data.floats(data.x)))
+    assert not logits.requires_grad
+    assert model.training
+    assert model[0].training
+    assert not model[1].training
+    with pytest.raises(ValueError, match=r"batch_size"):
+        predict(model, data, batch_size=0)
+
+
+def test_evaluate_with_and_without_a_teacher():
+    model, teacher, data = network(), network(seed=1), images()
+    assert set(evaluate(model, data)) == {"errors", "accuracy", "nll"}
+    scores = evaluate(model, data, teacher=teacher)
+    assert set(scores) == {"errors", "accuracy", "nll", "agreement", "kl_to_teacher"}
+    assert scores["accuracy"] == pytest.approx(1 - scores["errors"] / 96)
+    assert scores["kl_to_teacher"] > 0
+    itself = evaluate(model, data, teacher=model)
+    assert itself["agreement"] == 1.0
+    assert itself["kl_to_teacher"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_same_on_a_gpu(tmp_path):
+    data = images().to("cuda")
+    model = CNN(image_size=28)
+    big = Images(torch.zeros(32, 1, 28, 28, dtype=torch.uint8), torch.zeros(32).long(), ("0",), 0, 1)
+    fit(Supervised(model), big.to("cuda"), epochs=1, augment=jitter, progress=False)
+    results = []
+    for checkpoint in (None, tmp_path / "gpu.pt"):
+        model = network()
+        fit(Supervised(model), data, epochs=2, checkpoint=checkpoint, progress=False)
+        results.append(model.state_dict())
+    assert results[0]["layers.fc1.weight"].is_cuda
+    assert same(*results)
