@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from distill_lib.data import Batch
 from distill_lib.objectives import Step, check_logits
+from distill_lib.training import Learner
 
 
-class Distiller(nn.Module):
+class Distiller(Learner):
     """Turns a batch into the named losses that train a student to follow a teacher.
 
     It has no parameters of its own and predicts nothing: after training only the student is kept.
@@ -66,11 +67,6 @@ class Distiller(nn.Module):
         self.cached: Tensor | None
         self.register_buffer("cached", teacher_logits, persistent=False)
         self._checked = False
-
-    @property
-    def model(self) -> nn.Module:
-        """The network that is trained: the student."""
-        return self.student
 
     def train(self, mode: bool = True) -> Self:
         """Set the student's and the losses' mode; the teacher stays in evaluation mode."""

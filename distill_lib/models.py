@@ -5,6 +5,8 @@ Their layers have names (``conv1``, ``fc2``), so that a distiller can read any o
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +32,7 @@ class MLP(nn.Module):
         if len(sizes) < 2:
             raise ValueError(f"sizes: expected at least inputs and classes, got {sizes}")
         self.layers = nn.Sequential(nn.Flatten())
-        for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+        for i, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
             if i > 1:
                 self.layers.add_module(f"relu{i - 1}", nn.ReLU())
                 if dropout:

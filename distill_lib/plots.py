@@ -5,14 +5,21 @@ colours of Okabe and Ito, which stay apart for every common form of colour blind
 with a text that stands in for it (`show`).
 """
 
+from __future__ import annotations
+
 import base64
 import io
+from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from cycler import cycler
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/. Their yellow is left out: it is too pale
 # for a line on white.
@@ -84,8 +91,56 @@ def show(fig: Figure, alt: str) -> None:
     fig.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     width, height = fig.get_size_inches() * _SHOWN_DPI
     plt.close(fig)
-    display(  # type: ignore[no-untyped-call]
+    display(
         {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt},
         metadata={"image/png": {"alt": alt, "width": round(width), "height": round(height)}},
         raw=True,
     )
+
+
+def draw_digits(axes: Iterable[Axes], x: Tensor, captions: Sequence[str]) -> None:
+    """Draw one image on each of the axes, dark ink on white paper, its caption below.
+
+    Parameters
+    ----------
+    axes : iterable of n Axes
+        Such as the flattened result of ``plt.subplots``.
+    x : Tensor, uint8, shape (n, 1, H, W)
+    captions : sequence of n str
+        What the reader should know about each, such as the label and the answer.
+    """
+    for ax, image, caption in zip(axes, x[:, 0].cpu().numpy(), captions, strict=True):
+        ax.imshow(image, cmap="gray_r", vmin=0, vmax=255)
+        ax.set(xticks=[], yticks=[], xlabel=caption)
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+
+
+def draw_soft_target(ax: Axes, p: Tensor, classes: Sequence[str], *, color: str = BLUE) -> None:
+    """Draw one distribution over the classes as bars, on a scale from 0 to 1.
+
+    Parameters
+    ----------
+    p : Tensor, shape (K,)
+        Probabilities.
+    classes : sequence of K str
+    """
+    ax.bar(range(len(classes)), p.cpu().numpy(), color=color)
+    ax.set(xticks=range(len(classes)), xticklabels=classes, ylim=(0, 1))
+    ax.grid(False, axis="x")
+
+
+def draw_pairs(ax: Axes, left: ArrayLike, right: ArrayLike, labels: tuple[str, str]) -> None:
+    """Draw paired runs: a line a seed from its `left` to its `right` figure, the means in bold.
+
+    Parameters
+    ----------
+    left, right : array_like, shape (n_seeds,)
+    labels : (str, str)
+        What stands under the two ends.
+    """
+    pairs = np.stack([np.asarray(left, dtype=float), np.asarray(right, dtype=float)])
+    ax.plot([0, 1], pairs, color=GREY, linewidth=1, marker="o", markersize=4)
+    ax.plot([0, 1], pairs.mean(axis=1), color=BLUE, linewidth=3, marker="o", markersize=8)
+    ax.set(xticks=[0, 1], xticklabels=labels, xlim=(-0.3, 1.3))
+    ax.grid(False, axis="x")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,33 +26,42 @@ Schedule = Callable[[float], float]
 adamw: MakeOptimizer = partial(torch.optim.AdamW, lr=1e-3)
 
 
-class Learner(Protocol):
+class Learner(nn.Module):
     """What `fit` trains: a module that turns a batch into named losses.
 
-    `model` is the network that is trained, and evaluated on validation data. Calling the learner
-    returns the parts of the loss, weights included; their sum is minimised over all parameters
-    that require a gradient. `Supervised` and `distill_lib.distiller.Distiller` are learners, and
-    so is any `nn.Module` that has these two.
+    Its ``forward`` takes a `distill_lib.data.Batch` and returns the parts of the loss, each a
+    scalar, weights included; `fit` minimises their sum over all parameters that require a
+    gradient. `Supervised` and `distill_lib.distiller.Distiller` are learners; another one is
+    another subclass.
+
+    Attributes
+    ----------
+    student : nn.Module
+        The network that learns, whoever teaches it. `fit` evaluates it on validation data.
     """
 
-    model: nn.Module
-
-    def __call__(self, batch: Batch) -> dict[str, Tensor]: ...
+    student: nn.Module
 
 
-class Supervised(nn.Module):
-    """Learns from the labels alone, by cross-entropy: a teacher, or a student without one."""
+class Supervised(Learner):
+    """Learns from the labels alone, by cross-entropy: a future teacher, or a student without one.
 
-    def __init__(self, model: nn.Module) -> None:
+    Parameters
+    ----------
+    student : nn.Module
+        From images to logits.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.student = student
         self._checked = False
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The cross-entropy of one batch, under its name."""
-        logits = self.model(batch.x)
+        logits = self.student(batch.x)
         if not self._checked:  # once, since it waits for the device
-            check_logits("model", logits)
+            check_logits("student", logits)
             self._checked = True
         return {"labels": F.cross_entropy(logits, batch.y)}
 
@@ -78,7 +87,7 @@ def constant(progress: float) -> float:
 
 
 def fit(
-    learner: Any,
+    learner: Learner,
     train: Images,
     *,
     epochs: int,
@@ -100,7 +109,7 @@ def fit(
     Parameters
     ----------
     learner : Learner
-        `Supervised(model)`, a `Distiller`, or any module like them.
+        `Supervised(network)`, a `Distiller`, or another one.
     train : Images
     epochs, batch_size : int
         The last batch of an epoch may be smaller.
@@ -111,7 +120,7 @@ def fit(
     augment : callable, optional
         From uint8 images and a generator to images, such as `distill_lib.data.jitter`.
     validation : Images, optional
-        `learner.model` is evaluated on it after each epoch.
+        `learner.student` is evaluated on it after each epoch.
     seed : int
     checkpoint : path, optional
         Saved after each epoch. If the file is there, training continues from it; if it is
@@ -132,6 +141,11 @@ def fit(
     ValueError
         A bad argument; a checkpoint that is unreadable, or of another run.
     """
+    if not isinstance(learner, Learner):
+        raise TypeError(
+            f"learner: expected Supervised(network), a Distiller or another Learner, "
+            f"got {type(learner).__name__}"
+        )
     _check_positive(epochs=epochs, batch_size=batch_size)
     if len(train) == 0:
         raise ValueError("train: expected at least one image, got none")
@@ -201,7 +215,7 @@ def fit(
                     f"look for log(0) or a division by 0 in the part that is not{kept}"
                 )
             if validation is not None:
-                scores = evaluate(learner.model, validation)
+                scores = evaluate(learner.student, validation)
                 entry["validation_accuracy"] = scores["accuracy"]
                 entry["validation_nll"] = scores["nll"]
             entry["seconds"] = time.perf_counter() - started
@@ -256,7 +270,11 @@ def evaluate(model: nn.Module, data: Images, *, teacher: nn.Module | None = None
 
 
 def _save(
-    path: Path, run: dict[str, Any], learner: nn.Module, opt: torch.optim.Optimizer, history: History
+    path: Path,
+    run: dict[str, Any],
+    learner: nn.Module,
+    opt: torch.optim.Optimizer,
+    history: History,
 ) -> None:
     """Write a checkpoint under a temporary name, then rename it: never half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)

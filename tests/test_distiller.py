@@ -48,9 +48,7 @@ def test_the_losses_are_named_and_hintons_sum():
     p, log_q = (v / 2).softmax(1), (z / 2).log_softmax(1)
     assert list(parts) == ["labels", "soft"]
     torch.testing.assert_close(parts["labels"], 0.1 * F.cross_entropy(z, data.y))
-    torch.testing.assert_close(
-        parts["soft"], 0.9 * 4 * (p * (p.log() - log_q)).sum(dim=1).mean()
-    )
+    torch.testing.assert_close(parts["soft"], 0.9 * 4 * (p * (p.log() - log_q)).sum(dim=1).mean())
 
 
 def test_the_teacher_stays_frozen_and_in_eval():
@@ -200,7 +198,7 @@ def test_a_distiller_has_no_parameters_of_its_own():
     distiller = Distiller(teacher, student, soft())
     trained = [p for p in distiller.parameters() if p.requires_grad]
     assert {id(p) for p in trained} == {id(p) for p in student.parameters()}
-    assert distiller.model is student
+    assert distiller.student is student
 
 
 @pytest.mark.parametrize("who", ["student", "teacher"])

@@ -12,7 +12,9 @@ def test_parameter_counts_by_hand():
     assert count_parameters(CNN()) == 416 + 12_832 + 65_664 + 1_290 == 80_202
 
 
-@pytest.mark.parametrize("model", [MLP(784, 20, 10), MLP(784, 10), MLP(784, 20, 20, 10, dropout=0.5), CNN()])
+@pytest.mark.parametrize(
+    "model", [MLP(784, 20, 10), MLP(784, 10), MLP(784, 20, 20, 10, dropout=0.5), CNN()]
+)
 def test_logits_not_probabilities(model):
     logits = model.eval()(torch.randn(5, 1, 28, 28))
     assert logits.shape == (5, 10)

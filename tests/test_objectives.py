@@ -112,7 +112,7 @@ def test_no_nan_where_the_teachers_probabilities_underflow():
     z = torch.zeros(2, 3, requires_grad=True)
     loss = soft_target_loss(z, torch.tensor([[300.0, 0.0, -300.0]] * 2), 1.0)
     loss.backward()
-    assert float(loss) == pytest.approx(np.log(3), rel=1e-6)
+    assert loss.item() == pytest.approx(np.log(3), rel=1e-6)
     assert bool(z.grad.isfinite().all())
 
 
@@ -130,7 +130,9 @@ def test_temperature_must_be_positive(tau):
         SoftTargets(tau)
 
 
-@pytest.mark.parametrize(("a", "b"), [((2, 3), (2, 4)), ((2, 3), (3,)), ((3,), (3,)), ((2, 1), (2, 3))])
+@pytest.mark.parametrize(
+    ("a", "b"), [((2, 3), (2, 4)), ((2, 3), (3,)), ((3,), (3,)), ((2, 1), (2, 3))]
+)
 def test_shapes_must_match(a, b):
     with pytest.raises(ValueError, match=r"expected one shape \(B, K\), got"):
         soft_target_loss(randn(*a), randn(*b), 2.0)

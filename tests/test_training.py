@@ -14,6 +14,7 @@ from distill_lib.distiller import Distiller
 from distill_lib.models import CNN, MLP
 from distill_lib.objectives import SoftTargets
 from distill_lib.training import (
+    Learner,
     Supervised,
     adamw,
     constant,
@@ -87,13 +88,13 @@ def test_every_image_is_seen_once_an_epoch_in_a_new_order():
 
 
 def test_the_reported_loss_is_the_mean_over_samples_also_with_a_small_last_batch():
-    class Index(nn.Module):
+    class Index(Learner):
         def __init__(self):
             super().__init__()
-            self.model = nn.Linear(1, 1)
+            self.student = nn.Linear(1, 1)
 
         def forward(self, batch):
-            return {"index": batch.index.float().mean() + 0 * self.model.weight.sum()}
+            return {"index": batch.index.float().mean() + 0 * self.student.weight.sum()}
 
     history = fit(Index(), images(n=50), epochs=1, batch_size=16, progress=False)
     assert history[0]["index"] == pytest.approx(24.5, rel=1e-6)
@@ -263,7 +264,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         ({"learner": Supervised(network().requires_grad_(False))}, r"learner: expected parameters"),
         (
             {"learner": Supervised(nn.Sequential(network(), nn.Softmax(dim=1)))},
-            r"model: expected logits, got probabilities",
+            r"student: expected logits, got probabilities",
         ),
     ],
 )
@@ -271,6 +272,11 @@ def test_bad_arguments_are_named(change, message):
     arguments = {"learner": Supervised(network()), "train": images(), "epochs": 1} | change
     with pytest.raises(ValueError, match=message):
         fit(**arguments, progress=False)
+
+
+def test_a_bare_network_is_no_learner():
+    with pytest.raises(TypeError, match=r"learner: expected Supervised\(network\), .*got MLP"):
+        fit(network(), images(), epochs=1)
 
 
 def test_one_cycle_rises_and_falls_in_straight_lines():
@@ -325,7 +331,8 @@ def test_evaluate_with_and_without_a_teacher():
 def test_the_same_on_a_gpu(tmp_path):
     data = images().to("cuda")
     model = CNN(image_size=28)
-    big = Images(torch.zeros(32, 1, 28, 28, dtype=torch.uint8), torch.zeros(32).long(), ("0",), 0, 1)
+    x, y = torch.zeros(32, 1, 28, 28, dtype=torch.uint8), torch.zeros(32, dtype=torch.int64)
+    big = Images(x, y, ("0",), 0.0, 1.0)
     fit(Supervised(model), big.to("cuda"), epochs=1, augment=jitter, progress=False)
     results = []
     for checkpoint in (None, tmp_path / "gpu.pt"):
