@@ -19,6 +19,7 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from PIL import Image
 from torch import Tensor
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/. Their yellow is left out: it is too pale
@@ -88,12 +89,26 @@ def show(fig: Figure, alt: str) -> None:
         )
     buffer = io.BytesIO()
     # Without the software's name the file depends on the picture alone.
-    fig.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    width, height = fig.get_size_inches() * _SHOWN_DPI
+    about = {"Software": None, "Description": alt}
+    fig.savefig(buffer, format="png", dpi=_DPI, metadata=about)
     plt.close(fig)
+    show_png(buffer.getvalue())
+
+
+def show_png(png: bytes) -> None:
+    """Display a PNG that `show` made, with the text that it carries.
+
+    Parameters
+    ----------
+    png : bytes
+        The file's content.
+    """
+    picture = Image.open(io.BytesIO(png))
+    alt = picture.info["Description"]
+    width, height = (round(pixels * _SHOWN_DPI / _DPI) for pixels in picture.size)
     display(
-        {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt},
-        metadata={"image/png": {"alt": alt, "width": round(width), "height": round(height)}},
+        {"image/png": base64.b64encode(png).decode(), "text/plain": alt},
+        metadata={"image/png": {"alt": alt, "width": width, "height": height}},
         raw=True,
     )
 

@@ -1,0 +1,68 @@
+"""Results of long runs, as JSON that travels with the package: what was run, where, what came out.
+
+`benchmarks/` writes them, chapters show them, and each names the command that repeats it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def load_record(name: str) -> dict[str, Any]:
+    """The record `name`, as `save_record` wrote it.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such record; the message lists those there are.
+    """
+    folder = files("distill_lib") / "records"
+    try:
+        record: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        there = sorted(path.name[:-5] for path in folder.iterdir() if path.name.endswith(".json"))
+        raise FileNotFoundError(f"name: no record {name!r}; there are {there}") from error
+    return record
+
+
+def save_record(path: Path, command: str, results: Any) -> None:
+    """Write `results` with the command that made them, the date, the versions and the hardware."""
+    record = {
+        "command": command,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("distillation-book", "torch", "torchvision")},
+        },
+        "hardware": {
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "results": results,
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _cpu_name() -> str:
+    """What the system calls its processor."""
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
