@@ -66,6 +66,14 @@ def test_every_chapter_is_in_the_table_of_contents():
     assert listed == {page.relative_to(ROOT).with_suffix("").as_posix() for page in pages}
 
 
+def test_the_readme_has_every_page_and_every_badge():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for path in (*CHAPTERS, *(ROOT / "chapters").glob("*.md")):
+        assert f"](chapters/{path.name})" in readme
+    for path in CHAPTERS:
+        assert badge(*read_address(), f"chapters/{path.name}") in readme
+
+
 def test_file(path, chapter):
     assert re.fullmatch(r"\d\d-[a-z0-9-]+", path.stem)
     nbformat.validate(chapter)
