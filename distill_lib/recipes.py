@@ -43,7 +43,7 @@ def mnist_teacher(train: Images, *, seed: int = 0) -> CNN:
         Supervised(teacher),
         train,
         epochs=8,
-        optimizer=partial(torch.optim.AdamW, lr=3e-3),
+        optimizer=partial(torch.optim.AdamW, lr=3e-3, fused=True),
         augment=jitter,
         seed=seed,
         checkpoint=cache_dir() / f"mnist-teacher-{__version__}-{train.x.device.type}-{seed}.pt",

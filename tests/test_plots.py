@@ -49,6 +49,14 @@ def test_show_displays_one_png_with_its_alternative_text(shown, figure):
     assert picture.height / shape["height"] == pytest.approx(1.6, rel=0.01)
 
 
+def test_picture_carries_its_text_so_that_it_can_be_shown_again(shown, figure):
+    alt = ALT + " For τ → 0 it is steep – and “straight”."
+    plots.show(figure, alt)
+    plots.show_png(base64.b64decode(shown[0][0]["image/png"]))
+    assert shown[0] == shown[1]
+    assert shown[1][0]["text/plain"] == alt
+
+
 def test_show_closes_the_figure(shown, figure):
     plots.show(figure, ALT)
     assert not plt.fignum_exists(figure.number)
