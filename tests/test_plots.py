@@ -8,6 +8,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
@@ -117,3 +118,35 @@ def test_style_uses_the_palette_in_turn(figure):
     cycle = [entry["color"] for entry in mpl.rcParams["axes.prop_cycle"]]
     assert cycle == list(plots.PALETTE)
     assert figure.axes[0].lines[0].get_color() == plots.PALETTE[0]
+
+
+def test_digits_are_drawn_dark_on_white_with_their_captions():
+    fig, axes = plt.subplots(1, 2)
+    x = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    x[1, 0, 2, 3] = 255
+    plots.draw_digits(axes, x, ["a", "b"])
+    assert [ax.get_xlabel() for ax in axes] == ["a", "b"]
+    drawn = axes[1].images[0]
+    assert drawn.get_array()[2, 3] == 255
+    assert drawn.to_rgba(drawn.get_array())[2, 3, 0] < 0.1 < 0.9 < drawn.to_rgba([[0]])[0, 0, 0]
+    with pytest.raises(ValueError):
+        plots.draw_digits(axes, x, ["one caption for two images"])
+    plt.close(fig)
+
+
+def test_a_soft_target_has_a_bar_for_each_class_and_a_fixed_scale():
+    fig, ax = plt.subplots()
+    plots.draw_soft_target(ax, torch.tensor([0.7, 0.2, 0.1]), ("x", "y", "z"))
+    assert [round(bar.get_height(), 6) for bar in ax.patches] == [0.7, 0.2, 0.1]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["x", "y", "z"]
+    assert ax.get_ylim() == (0, 1)
+    plt.close(fig)
+
+
+def test_pairs_are_joined_and_the_means_too():
+    fig, ax = plt.subplots()
+    plots.draw_pairs(ax, [10, 20], [8, 21], ("before", "after"))
+    lines = [line.get_ydata().tolist() for line in ax.lines]
+    assert lines == [[10, 8], [20, 21], [15, 14.5]]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["before", "after"]
+    plt.close(fig)
