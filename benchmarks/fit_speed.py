@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 from tqdm import tqdm
 
@@ -76,16 +76,18 @@ def seconds(epoch, device):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each, in turn")
+    parser.add_argument("--images", type=int, default=60_000, help="fewer for a quick look")
     parser.add_argument("--record", type=Path, default=RECORD)
     arguments = parser.parse_args()
 
     device = default_device()
-    train = load("MNIST", "train", device=device)
+    train = load("MNIST", "train", device=device)[: arguments.images]
     to_floats = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((MNIST_MEAN,), (MNIST_STD,))]
     )
+    stored = datasets.MNIST(torchvision_root(), train=True, transform=to_floats)
     loader = DataLoader(
-        datasets.MNIST(torchvision_root(), train=True, transform=to_floats),
+        Subset(stored, range(arguments.images)),
         batch_size=BATCH_SIZE,
         shuffle=True,
     )
@@ -100,6 +102,7 @@ def main():
             {
                 "network": name,
                 "device": device.type,
+                "images": arguments.images,
                 "batch_size": BATCH_SIZE,
                 "precision": "float32",
                 "usual_seconds": [round(s, 2) for s in usual],
@@ -113,7 +116,8 @@ def main():
             f"{statistics.median(ours):.1f} s; ratio {statistics.median(ratios):.1f} "
             f"({min(ratios):.1f} to {max(ratios):.1f})"
         )
-    save_record(arguments.record, f"make bench (--repeats {arguments.repeats})", results)
+    command = f"benchmarks/fit_speed.py --repeats {arguments.repeats} --images {arguments.images}"
+    save_record(arguments.record, f"python {command}", results)
     print(f"written to {arguments.record}")
 
 
