@@ -82,7 +82,7 @@ def conditional_entropy(
 def cross_entropy(
     p: ArrayLike, q: ArrayLike, *, axis: int | None = -1, base: float | None = None
 ) -> float | Array:
-    """Cross-entropy H(p, q) = -Σ p ln q = H(p) + KL(p‖q) (Good 1956).
+    """Cross-entropy H(p, q) = -Σ p ln q = H(p) + KL(p‖q) (CT 5.4.3).
 
     Parameters
     ----------
