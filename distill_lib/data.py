@@ -6,14 +6,11 @@ on the device (47 MB for all of MNIST) and become normalised floats one mini-bat
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import inspect
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-MNIST_MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
+from distill_lib.mnist_files import BUNDLED, MNIST_MD5, read_idx, unpacked
+
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -173,11 +166,10 @@ def load(
     if subset not in ("train", "test"):
         raise ValueError(f"subset: expected 'train' or 'test', got {subset!r}")
     if name == "MNIST":
-        folder = files("distill_lib") / "mnist" if root is None else Path(root)
-        raw = Path(str(folder)) / "MNIST" / "raw"
+        raw = (BUNDLED if root is None else Path(root)) / "MNIST" / "raw"
         prefix = "train" if subset == "train" else "t10k"
-        x = _read_idx(raw, f"{prefix}-images-idx3-ubyte", header=16).reshape(-1, 1, 28, 28)
-        y = _read_idx(raw, f"{prefix}-labels-idx1-ubyte", header=8).long()
+        x = read_idx(raw, f"{prefix}-images-idx3-ubyte", header=16).reshape(-1, 1, 28, 28)
+        y = read_idx(raw, f"{prefix}-labels-idx1-ubyte", header=8).long()
         classes: tuple[str, ...] = tuple("0123456789")
         default_mean, default_std = MNIST_MEAN, MNIST_STD
     else:
@@ -244,40 +236,13 @@ def torchvision_root() -> Path:
     root = cache_dir() / "datasets"
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    bundled = Path(str(files("distill_lib") / "mnist" / "MNIST" / "raw"))
     for name, md5 in MNIST_MD5.items():
         path = raw / name
         if not path.exists() or hashlib.md5(path.read_bytes()).hexdigest() != md5:
             unfinished = path.with_suffix(".part")
-            unfinished.write_bytes(_unpacked(bundled, name))
+            unfinished.write_bytes(unpacked(BUNDLED / "MNIST" / "raw", name))
             os.replace(unfinished, path)
     return root
-
-
-def _unpacked(raw: Path, name: str) -> bytes:
-    """The checked content of MNIST's file `name`, stored in `raw` as it is or with gzip."""
-    path = raw / name
-    if not path.exists():
-        path = raw / f"{name}.gz"
-    cure = "reinstall distill_lib, or copy the file again from a good source"
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"MNIST file {path} is missing: {cure}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"MNIST file {path} is corrupt or cut short ({error}): {cure}") from error
-    md5 = hashlib.md5(content).hexdigest()
-    if md5 != MNIST_MD5[name]:
-        raise ValueError(
-            f"MNIST file {path} is corrupt (its MD5 sum is {md5}, not {MNIST_MD5[name]}): {cure}"
-        )
-    return content
-
-
-def _read_idx(raw: Path, name: str, *, header: int) -> Tensor:
-    return torch.frombuffer(bytearray(_unpacked(raw, name)), dtype=torch.uint8)[header:]
 
 
 def _from_torchvision(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,10 +15,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from distill_lib import analysis
+from distill_lib.checkpoints import History, resume, save_checkpoint
 from distill_lib.data import Augment, Batch, Images
 from distill_lib.objectives import check_logits
 
-History = list[dict[str, float]]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Schedule = Callable[[float], float]
 
@@ -169,7 +168,7 @@ def fit(
         "seed": seed,
     }
     if checkpoint is not None and Path(checkpoint).exists():
-        history = _resume(Path(checkpoint), run, learner, opt)
+        history = resume(Path(checkpoint), run, learner, opt)
 
     bar = tqdm(
         total=epochs * steps_an_epoch,
@@ -220,7 +219,7 @@ def fit(
             history.append(entry)
             bar.set_postfix({k: f"{v:.4g}" for k, v in entry.items() if k != "seconds"})
             if checkpoint is not None:
-                _save(Path(checkpoint), run, learner, opt, history)
+                save_checkpoint(Path(checkpoint), run, learner, opt, history)
     return history
 
 
@@ -265,56 +264,6 @@ def evaluate(model: nn.Module, data: Images, *, teacher: nn.Module | None = None
         scores["agreement"] = analysis.agreement(logits, teacher_logits)
         scores["kl_to_teacher"] = analysis.kl_to_teacher(logits, teacher_logits)
     return scores
-
-
-def _save(
-    path: Path,
-    run: dict[str, Any],
-    learner: nn.Module,
-    opt: torch.optim.Optimizer,
-    history: History,
-) -> None:
-    """Write a checkpoint under a temporary name, then rename it: never half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    with open(unfinished, "wb") as file:
-        torch.save(
-            {
-                "run": run,
-                "learner": learner.state_dict(),
-                "optimizer": opt.state_dict(),
-                "history": history,
-            },
-            file,
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-
-
-def _resume(
-    path: Path, run: dict[str, Any], learner: nn.Module, opt: torch.optim.Optimizer
-) -> History:
-    """Load a checkpoint into the learner and its optimizer; return the epochs it has done."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        learner_state, opt_state, history = saved["learner"], saved["optimizer"], saved["history"]
-        saved_run = saved["run"]
-    except Exception as error:  # torch raises many kinds for one cause
-        raise ValueError(
-            f"checkpoint: {path} is no checkpoint of fit, or is cut short "
-            f"({type(error).__name__}): delete it to train from the start"
-        ) from error
-    differing = [name for name in run if saved_run.get(name) != run[name]]
-    if differing:
-        details = ", ".join(f"{name} {saved_run.get(name)!r}" for name in differing)
-        raise ValueError(
-            f"checkpoint: {path} is of another run: it has {details}, expected "
-            f"{', '.join(repr(run[name]) for name in differing)}: give another path, or delete it"
-        )
-    learner.load_state_dict(learner_state)
-    opt.load_state_dict(opt_state)
-    return history
 
 
 def _check_positive(**arguments: int) -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import distill_lib
 from distill_lib.data import (
-    MNIST_MD5,
     Images,
     cache_dir,
     default_device,
@@ -21,8 +18,10 @@ from distill_lib.data import (
     split,
     torchvision_root,
 )
+from distill_lib.mnist_files import BUNDLED as ROOT
+from distill_lib.mnist_files import MNIST_MD5
 
-BUNDLED = Path(distill_lib.__file__).parent / "mnist" / "MNIST" / "raw"
+BUNDLED = ROOT / "MNIST" / "raw"
 
 
 @pytest.fixture

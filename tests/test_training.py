@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from distill_lib import training
+from distill_lib.checkpoints import save_checkpoint
 from distill_lib.data import Images, jitter
 from distill_lib.distiller import Distiller
 from distill_lib.models import CNN, MLP
@@ -182,12 +183,12 @@ def test_a_distiller_resumes_too(tmp_path):
         if len(saves) == 2:
             raise Stop
 
-    original, training._save = training._save, save_then_stop
+    original, training.save_checkpoint = training.save_checkpoint, save_then_stop
     try:
         with pytest.raises(Stop):
             run(cut, checkpoint=tmp_path / "d.pt")
     finally:
-        training._save = original
+        training.save_checkpoint = original
     run(resumed, checkpoint=tmp_path / "d.pt")
     assert same(whole.student.state_dict(), resumed.student.state_dict())
 
@@ -204,7 +205,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", power_cut)
     with pytest.raises(OSError, match="disk full"):
-        training._save(path, {}, network(), adamw(network().parameters()), [])
+        save_checkpoint(path, {}, network(), adamw(network().parameters()), [])
     assert path.read_bytes() == good
 
 
