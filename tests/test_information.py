@@ -300,6 +300,20 @@ def test_conditioning_never_adds_entropy_on_average(p):
     assert mutual_information(p) <= min(entropy(p.sum(axis=0)), entropy(p.sum(axis=1))) + 1e-12
 
 
+def test_rounding_makes_no_divergence_negative():
+    rng = np.random.default_rng(7)
+    p = rng.dirichlet(np.ones(8), size=2000)
+    q = p * (1 + 1e-15 * rng.normal(size=p.shape))
+    assert (kl_divergence(p, q) >= 0).all()
+    for row in p[:200]:
+        assert mutual_information(np.outer(row, row)) >= 0
+        sigma = np.diag(row) + 0.01
+        nearly = sigma * (1 + 1e-15)
+        assert gaussian_kl_divergence(row, sigma, row, nearly) >= 0
+        apart = np.diag(np.concatenate([row, row]))
+        assert gaussian_mutual_information(apart, n_x=8) >= 0
+
+
 def test_continuity_at_impossible_outcomes():
     assert entropy([1e-300, 1 - 1e-300]) == pytest.approx(0, abs=1e-290)
     assert kl_divergence([0, 1], [1e-300, 1]) == pytest.approx(0, abs=1e-15)
@@ -360,6 +374,7 @@ LOGITS = [2.0, -1.0, 0.5]
         (lambda: entropy([]), r"p must be a non-empty array .* \(0,\)"),
         (lambda: entropy(0.5), r"p must be a non-empty array .* \(\)"),
         (lambda: entropy([0.333, 0.333, 0.333]), r"p sums to 0\.999 along axis=-1, not to 1"),
+        (lambda: entropy([[0.5, 0.5], [0.5, 0.3]]), r"p sums to 0\.8 along axis=-1"),
         (lambda: entropy([0.5, 0.5 + 2e-5]), r"p sums to 1\.00002"),
         (lambda: entropy([0.5, 0.5], axis=1), r"axis=1 does not name axes of p, .* \(2,\)"),
         (lambda: entropy(COVER_THOMAS), r"The whole of p does: .* axis=None"),
