@@ -30,7 +30,9 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 book: $(READY)  ## Build the HTML and say where it is.
-	@$(BIN)/jupyter-book build --quiet --warningiserror --nitpick --keep-going .
+	@# After a failure all pages are read again: one that is not read again does not warn again.
+	@$(BIN)/jupyter-book build --quiet --warningiserror --nitpick --keep-going . \
+		|| { rm -rf _build/.doctrees; exit 1; }
 
 test: $(READY)  ## Run every check: lint, types, the built book, all tests, all chapters.
 	@status=0; \
