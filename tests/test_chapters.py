@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbgrader.nbgraderformat import MetadataValidator
+from run_chapters import PICTURE, readme_picture
 from set_address import ROOT, badge, install_cell, read_address, slug
 
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -74,6 +75,13 @@ def test_the_readme_has_every_page_and_every_badge():
         assert f"](chapters/{path.name})" in readme
     for path in CHAPTERS:
         assert badge(*read_address(), f"chapters/{path.name}") in readme
+
+
+def test_the_readmes_picture_is_the_chapters():
+    picture, alt = readme_picture()
+    assert PICTURE.read_bytes() == picture, "make run CHAPTER=08-distiller writes it"
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert f'src="{PICTURE.relative_to(ROOT).as_posix()}" alt="{alt}"' in readme
 
 
 def test_file(path, chapter):

@@ -5,6 +5,7 @@ would change from run to run without meaning anything (time stamps, versions, pr
 out of the file. When a cell fails, the file stays as it was.
 """
 
+import base64
 import os
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 CHAPTERS = Path(__file__).resolve().parent.parent / "chapters"
+PICTURE = CHAPTERS / "_static" / "data-flow.png"  # the README's, drawn by a cell of this name:
+PICTURE_FROM = ("08-distiller", "data-flow-figure")
 SLOW = 5.0  # seconds, above which a cell is named
 
 
@@ -64,6 +67,14 @@ def tidy(notebook: NotebookNode) -> None:
                 cell.metadata["mystnb"] = {"image": {"alt": shown["alt"]}}
 
 
+def readme_picture() -> tuple[bytes, str]:
+    """Return the picture of the README, and its text, as the chapter that draws it has them."""
+    stem, name = PICTURE_FROM
+    cells = nbformat.read(CHAPTERS / f"{stem}.ipynb", as_version=4).cells
+    (cell,) = (cell for cell in cells if cell.id == name)
+    return base64.b64decode(cell.outputs[0].data["image/png"]), cell.metadata.mystnb.image.alt
+
+
 def run(chapter: Path) -> None:
     """Execute one chapter, write it, and print how long it took."""
     notebook = nbformat.read(chapter, as_version=4)
@@ -71,6 +82,8 @@ def run(chapter: Path) -> None:
     times = execute(notebook)
     tidy(notebook)
     nbformat.write(notebook, chapter)
+    if chapter.stem == PICTURE_FROM[0]:
+        PICTURE.write_bytes(readme_picture()[0])
     print(f"{chapter.stem}: {time.perf_counter() - start:.1f} s", flush=True)
     for name, taken in times.items():
         if taken > SLOW:
