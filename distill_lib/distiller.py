@@ -99,6 +99,6 @@ class Distiller(Learner):
         if batch.augmented:
             raise ValueError(
                 "teacher_logits: they were computed on other images than the augmented ones: leave "
-                "out teacher_logits, so that the teacher sees what the student sees, or augment"
+                "them out, so that the teacher sees what the student sees, or train without augment"
             )
         return self.cached[batch.index]
