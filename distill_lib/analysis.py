@@ -38,14 +38,14 @@ def negative_log_likelihood(logits: Tensor, y: Tensor) -> float:
 def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
     """The fraction of samples on which two networks have the same top answer, right or wrong."""
     _check_same(logits_a, logits_b)
-    return float((logits_a.argmax(dim=-1) == logits_b.argmax(dim=-1)).double().mean())
+    return int((logits_a.argmax(dim=-1) == logits_b.argmax(dim=-1)).sum()) / len(logits_a)
 
 
 def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Mean KL(teacher ‖ student) in nats a sample, at temperature 1."""
     _check_same(student_logits, teacher_logits)
-    log_p = teacher_logits.double().log_softmax(dim=-1)
-    log_q = student_logits.double().log_softmax(dim=-1)
+    log_p = teacher_logits.cpu().double().log_softmax(dim=-1)  # MPS has no float64
+    log_q = student_logits.cpu().double().log_softmax(dim=-1)
     return float(F.kl_div(log_q, log_p, reduction="batchmean", log_target=True))
 
 
