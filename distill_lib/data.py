@@ -218,14 +218,11 @@ def jitter(x: Tensor, generator: torch.Generator, *, max_shift: int = 2) -> Tens
     """
     if max_shift < 0:
         raise ValueError(f"max_shift: expected 0 or more pixels, got {max_shift}")
-    b, c, h, w = x.shape
-    padded = F.pad(x, (max_shift,) * 4)
-    shift = torch.randint(0, 2 * max_shift + 1, (2, b, 1), generator=generator, device=x.device)
-    rows = (torch.arange(h, device=x.device) + shift[0]).reshape(b, 1, h, 1)
-    columns = (torch.arange(w, device=x.device) + shift[1]).reshape(b, 1, 1, w)
-    image = torch.arange(b, device=x.device).reshape(b, 1, 1, 1)
-    channel = torch.arange(c, device=x.device).reshape(1, c, 1, 1)
-    return padded[image, channel, rows, columns]
+    b, _, h, w = x.shape
+    # Every placement of the image in its padded self, as a view: (B, C, down, right, H, W).
+    placements = F.pad(x, (max_shift,) * 4).unfold(2, h, 1).unfold(3, w, 1)
+    down, right = torch.randint(0, 2 * max_shift + 1, (2, b), generator=generator, device=x.device)
+    return placements[torch.arange(b, device=x.device), :, down, right]
 
 
 def torchvision_root() -> Path:
