@@ -98,7 +98,7 @@ class SoftTargets(nn.Module):
 
 
 def check_logits(name: str, logits: Tensor) -> None:
-    """Raise ValueError if `logits` are probabilities, or log-probabilities of one-hot outputs.
+    """Raise ValueError if `logits` are probabilities.
 
     A row that is nowhere negative and sums to one came through a softmax. Reading the values
     synchronises with the device: learners call this on their first batch only.

@@ -26,7 +26,8 @@ def test_a_record_carries_its_provenance(tmp_path):
     check_provenance(record)
     assert record["command"] == "make it"
     assert record["results"] == [{"x": 1.5}]
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    recorded, running = record["versions"]["torch"], torch.__version__
+    assert recorded.split("+")[0] == running.split("+")[0]  # some builds add "+cpu" and the like
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "distill_lib" / "records").glob("*.json")))
