@@ -4,9 +4,9 @@ import re
 import warnings
 
 import matplotlib as mpl
-import nbformat
 import numpy as np
 import pytest
+from lab_answers import answers, cells
 from make_labs import FIGURES
 from scipy.special import softmax
 from set_address import ROOT
@@ -16,7 +16,7 @@ from distill_lib.checks import entropy as check
 from distill_lib.information import entropy
 
 mpl.use("Agg")
-CHAPTER = nbformat.read(ROOT / "chapters" / "01-entropy.ipynb", as_version=4)
+CHAPTER = "01-entropy"
 EXERCISES = (
     "perplexity",
     "shannon_code_lengths",
@@ -26,28 +26,9 @@ EXERCISES = (
 )
 
 
-def source(cell_id):
-    (text,) = (cell.source for cell in CHAPTER.cells if cell.id == cell_id)
-    return text
-
-
-def answers(cut):
-    """The students' functions, by name: the solutions, or the stubs that a student begins with."""
-    defined = {}
-    with mpl.rc_context():
-        exec(source("exercises-setup"), defined)
-    for number, _ in enumerate(EXERCISES, start=1):
-        text = source(f"exercise-{number}-answer")
-        if cut:
-            stub = "    raise NotImplementedError()\n"
-            text = re.sub(r" *### BEGIN SOLUTION\n.*?### END SOLUTION", stub, text, flags=re.S)
-        exec(text, defined)
-    return defined
-
-
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_solution_passes(name, capsys):
-    getattr(check, name)(answers(cut=False)[name])
+    getattr(check, name)(answers(CHAPTER, cut=False)[name])
     shown = capsys.readouterr()
     assert shown.out.startswith(f"✓ {name}: ")
     assert not shown.err
@@ -56,7 +37,7 @@ def test_the_solution_passes(name, capsys):
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_empty_stub_fails_kindly(name):
     with pytest.raises(AssertionError, match=f"{name} is still empty") as error:
-        getattr(check, name)(answers(cut=True)[name])
+        getattr(check, name)(answers(CHAPTER, cut=True)[name])
     assert error.value.__suppress_context__, "the student should not see two errors"
 
 
@@ -72,7 +53,7 @@ def test_an_error_of_the_student_is_named(name):
 @pytest.mark.parametrize("name", EXERCISES)
 def test_a_check_is_quiet_about_warnings(name, capsys):
     """Since nbgrader takes anything on stderr for a failure."""
-    solution = answers(cut=False)[name]
+    solution = answers(CHAPTER, cut=False)[name]
 
     def student(*inputs):
         warnings.warn("careful", stacklevel=1)
@@ -307,7 +288,7 @@ def test_a_student_cannot_spoil_the_inputs():
 
 def test_checkers_are_stable():
     """Random inputs never fail a right answer, nor pass a wrong one."""
-    solutions = answers(cut=False)
+    solutions = answers(CHAPTER, cut=False)
     for _ in range(30):
         for name in EXERCISES:
             if name != "draw_smoothing":
@@ -330,7 +311,7 @@ def test_the_figure_to_reach_can_be_shown(monkeypatch):
 
 def test_chapter_and_library_define_the_same_entropy():
     defined = {"np": np}
-    exec("from scipy.special import xlogy\n" + source("define-entropy"), defined)
+    exec("from scipy.special import xlogy\n" + cells(CHAPTER)["define-entropy"].source, defined)
     p = np.random.default_rng(0).dirichlet(np.ones(5), size=(3, 4))
     p[0, 0] = [0, 0, 1, 0, 0]
     for arguments in ({}, {"base": 2}, {"axis": -1, "base": 10}):
