@@ -1,7 +1,12 @@
+import os
 import shutil
 
 import pytest
+from playwright.sync_api import sync_playwright
 from set_address import ROOT
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +18,15 @@ def source(tmp_path_factory):
     leave = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "distill_lib", copy / "distill_lib", ignore=leave)
     return copy
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser, for the built book and for the figures that move."""
+    where = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if where is None:
+        pytest.skip("no Chromium here: install it, or name it in the variable CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=where, args=FLAGS)
+        yield browser
+        browser.close()

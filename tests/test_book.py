@@ -1,35 +1,25 @@
 """The built book, opened as a reader would: from the disk, in a browser, without a network."""
 
-import os
 import re
-import shutil
 from types import SimpleNamespace
 
 import nbformat
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 from set_address import COLAB, ROOT, read_address, slug
 
 BOOK = ROOT / "_build" / "html"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 PAGES = re.findall(r"(?:file|root): (\S+)", (ROOT / "_toc.yml").read_text("utf-8"))
 CHAPTERS = [page for page in PAGES if (ROOT / f"{page}.ipynb").exists()]
 
 
 @pytest.fixture(scope="module")
-def browser():
-    where = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if where is None:
-        pytest.skip("no Chromium here: install it, or name it in the variable CHROMIUM")
+def browser(chromium):
     if not BOOK.is_dir():
         pytest.fail("there is no built book: `make book` builds it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=where, args=FLAGS)
-        yield browser
-        browser.close()
+    return chromium
 
 
 def open_page(context: BrowserContext, name: str) -> SimpleNamespace:
