@@ -86,6 +86,11 @@ class Images:
                 f"y: expected {len(self.x)} int64 labels, one an image, "
                 f"got {self.y.dtype} of shape {tuple(self.y.shape)}"
             )
+        if len(self.y) and not 0 <= int(self.y.min()) <= int(self.y.max()) < len(self.classes):
+            raise ValueError(
+                f"y: expected labels from 0 to {len(self.classes) - 1}, one a class, got "
+                f"{int(self.y.min())} to {int(self.y.max())}"
+            )
 
     def __len__(self) -> int:
         return len(self.y)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_lib.data import Batch
-from distill_lib.objectives import Step, check_logits
+from distill_lib.objectives import Step, check_logits, full_precision
 from distill_lib.training import Learner
 
 
@@ -76,13 +76,13 @@ class Distiller(Learner):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The named losses of one batch; their sum is what to minimise."""
-        student_logits = self.student(batch.x)
+        student_logits = full_precision(self.student(batch.x))
         if batch.epoch < self.warmup_epochs:
             return {"warmup": F.cross_entropy(student_logits, batch.y)}
-        teacher_logits = self._teacher_logits(batch)
+        teacher_logits = full_precision(self._teacher_logits(batch))
         if not self._checked:  # once, since it waits for the device
-            check_logits("student", student_logits)
-            check_logits("teacher", teacher_logits)
+            check_logits("student", student_logits, batch.y)
+            check_logits("teacher", teacher_logits, batch.y)
             self._checked = True
         step = Step(batch, student_logits, teacher_logits)
         return {name: loss(step) for name, loss in self.losses.items()}

@@ -97,12 +97,27 @@ class SoftTargets(nn.Module):
         return f"tau={self.tau}, weight={self.weight}"
 
 
-def check_logits(name: str, logits: Tensor) -> None:
-    """Raise ValueError if `logits` are probabilities.
+def full_precision(logits: Tensor) -> Tensor:
+    """`logits` in at least float32: under autocast a network returns bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def check_logits(name: str, logits: Tensor, y: Tensor) -> None:
+    """Raise ValueError if `logits` are probabilities, or do not fit the labels `y`.
 
     A row that is nowhere negative and sums to one came through a softmax. Reading the values
     synchronises with the device: learners call this on their first batch only.
     """
+    if logits.ndim != 2 or len(logits) != len(y):
+        raise ValueError(
+            f"{name}: expected logits of shape ({len(y)}, K), got shape {tuple(logits.shape)}: "
+            f"is a layer missing at the end of the network, or a flatten?"
+        )
+    if int(y.max()) >= logits.shape[1]:
+        raise ValueError(
+            f"{name}: expected a logit for each class, got {logits.shape[1]} logits and a label "
+            f"{int(y.max())}: give the last layer as many outputs as there are classes"
+        )
     sums_to_one = (logits.sum(dim=-1) - 1).abs() < 1e-3
     if bool(((logits >= 0).all(dim=-1) & sums_to_one).all()):
         raise ValueError(

@@ -225,6 +225,8 @@ def small(n=20):
         (torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3).long(), r"x: expected uint8"),
         (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3), r"y: expected 3 int64"),
         (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2).long(), r"y: expected 3 int64"),
+        (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.arange(3), r"from 0 to 0, .*got 0 to 2"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.tensor([-1]), r"got -1 to -1"),
     ],
 )
 def test_images_refuses_other_shapes_and_types(x, y, message):

@@ -165,9 +165,9 @@ def test_modules_are_their_function_times_their_weight():
 
 
 def test_check_logits_finds_a_softmax():
-    logits = randn(5, 10)
-    check_logits("student", logits)
-    check_logits("student", logits.abs())  # none negative, but no distributions either
+    logits, y = randn(5, 10), torch.arange(5)
+    check_logits("student", logits, y)
+    check_logits("student", logits.abs(), y)  # none negative, but no distributions either
     for tau in (1.0, 0.01):
         with pytest.raises(ValueError, match=r"student: expected logits, got probabilities"):
-            check_logits("student", (logits / tau).softmax(dim=1).float())
+            check_logits("student", (logits / tau).softmax(dim=1).float(), y)

@@ -1,6 +1,10 @@
 """`fit` learns, repeats, resumes to the bit, keeps checkpoints whole, and says what is wrong."""
 
 import copy
+import runpy
+import signal
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -246,14 +250,99 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     class Diverging(Supervised):
         def forward(self, batch):
             parts = super().forward(batch)
-            if batch.epoch == 1:
-                parts["bad"] = parts["labels"].log() * float("nan")
-            return parts
+            good = batch.epoch == 0 or len(steps) < 5
+            steps.append(batch.epoch)
+            return parts | {"bad": parts["labels"] * (0.0 if good else float("nan"))}
+
+    steps = []
 
     path = tmp_path / "run.pt"
-    with pytest.raises(FloatingPointError, match=r"in epoch 1 .*'bad': nan.*run\.pt holds the epo"):
-        fit(Diverging(network()), images(), epochs=3, checkpoint=path, progress=False)
+    with pytest.raises(
+        FloatingPointError,
+        match=r"in epoch 1, step 2 of 3, at learning rate "
+        r"0\.000486 .*'bad': nan.*run\.pt holds the epo",
+    ):
+        fit(
+            Diverging(network()), images(), epochs=3, checkpoint=path, batch_size=32, progress=False
+        )
     assert len(torch.load(path, weights_only=True)["history"]) == 1
+
+
+def test_a_killed_process_resumes_to_the_bit(tmp_path, monkeypatch):
+    """No farewell, no `except`: the operating system takes the process away in mid-epoch."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import os, signal, sys
+import torch
+from distill_lib.data import Images, jitter
+from distill_lib.models import MLP
+from distill_lib.training import Supervised, fit
+
+class Deadly(Supervised):
+    def forward(self, batch):
+        if batch.epoch == 2 and (batch.index == 5).any() and sys.argv[1] == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(batch)
+
+Deadly.__name__ = "Supervised"
+g = torch.Generator().manual_seed(0)
+x = torch.randint(0, 256, (96, 1, 6, 6), dtype=torch.uint8, generator=g)
+train = Images(x, torch.randint(0, 3, (96,), generator=g), ("a", "b", "c"), 0.5, 0.3)
+torch.manual_seed(1)
+model = MLP(36, 16, 3, dropout=0.5)
+fit(Deadly(model), train, epochs=4, batch_size=16, augment=jitter, checkpoint=sys.argv[2],
+    progress=False)
+torch.save(model.state_dict(), sys.argv[3])
+"""
+    )
+
+    def arguments(what, checkpoint):
+        return [str(program), what, str(tmp_path / checkpoint), str(tmp_path / f"{what}.pt")]
+
+    killed = subprocess.run([sys.executable, *arguments("die", "cut.pt")])
+    assert killed.returncode == -signal.SIGKILL
+    assert len(torch.load(tmp_path / "cut.pt", weights_only=True)["history"]) == 2
+    for what, checkpoint in (("resume", "cut.pt"), ("whole", "other.pt")):
+        monkeypatch.setattr(sys, "argv", arguments(what, checkpoint))
+        runpy.run_path(str(program))
+    assert same(*(torch.load(tmp_path / f"{w}.pt", weights_only=True) for w in ("resume", "whole")))
+
+
+def test_out_of_memory_names_a_batch_size_to_try():
+    class Greedy(Supervised):
+        def forward(self, batch):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"batch_size: 64 images .*: try 32"):
+        fit(Greedy(network()), images(), epochs=1, batch_size=64, progress=False)
+
+
+def test_half_precision_reaches_the_network_and_spares_weights_and_losses():
+    seen = {}
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(36, 3)
+
+        def forward(self, x):
+            out = self.linear(x.flatten(1))
+            seen["logits"] = out.dtype
+            return out
+
+    model = Spy()
+    history = fit(Supervised(model), images(), epochs=1, precision=torch.bfloat16, progress=False)
+    assert seen["logits"] == torch.bfloat16
+    assert model.linear.weight.dtype == torch.float32
+    torch.manual_seed(0)
+    full = fit(Supervised(network(seed=4)), images(), epochs=3, progress=False)
+    half = fit(
+        Supervised(network(seed=4)), images(), epochs=3, precision=torch.bfloat16, progress=False
+    )
+    assert full[-1]["loss"] != half[-1]["loss"]
+    assert full[-1]["loss"] == pytest.approx(half[-1]["loss"], rel=0.05)
+    assert len(history) == 1
 
 
 @pytest.mark.parametrize(
@@ -263,6 +352,15 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         ({"batch_size": 0}, r"batch_size: expected 1 or more, got 0"),
         ({"train": images()[:0]}, r"train: expected at least one image"),
         ({"learner": Supervised(network().requires_grad_(False))}, r"learner: expected parameters"),
+        ({"precision": torch.float16}, r"precision: expected torch.float32 or torch.bfloat16"),
+        (
+            {"learner": Supervised(MLP(36, 2))},
+            r"student: expected a logit for each class, got 2 logits and a label 2",
+        ),
+        (
+            {"learner": Supervised(nn.Conv2d(1, 3, 3))},
+            r"student: expected logits of shape \(96, K\), got shape \(96, 3, 4, 4\)",
+        ),
         (
             {"learner": Supervised(nn.Sequential(network(), nn.Softmax(dim=1)))},
             r"student: expected logits, got probabilities",
