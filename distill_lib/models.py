@@ -49,7 +49,7 @@ class CNN(nn.Module):
     Parameters
     ----------
     channels : (int, int)
-        Of the two 5×5 convolutions; a ReLU and a 2×2 maximum follow each.
+        Of the two 5×5 convolutions; a 2×2 maximum and a ReLU follow each.
     hidden : int
         Units between the convolutions and the logits.
     dropout : float
@@ -59,7 +59,8 @@ class CNN(nn.Module):
 
     Notes
     -----
-    ``forward``: images, shape (B, in_channels, H, W) → logits, shape (B, n_classes).
+    ``forward``: images, shape (B, in_channels, H, W) → logits, shape (B, n_classes). The maximum
+    is taken before the ReLU, which gives the same numbers from a quarter of the work.
     """
 
     def __init__(
@@ -82,8 +83,8 @@ class CNN(nn.Module):
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU, and no slower on a GPU
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))
         x = self.dropout(x.flatten(1))
         x = self.dropout(F.relu(self.fc1(x)))
         return self.fc2(x)
