@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 Array = NDArray[np.float64]
 
@@ -92,3 +93,22 @@ def _cure_for_sum(p: Array, name: str, axis: int | None) -> str:
                 return f"It does along axis {other}: is it conditional, and not joint?"
             return f"It does along axis={other}."
     return "If these are logits, apply a softmax first; if they are counts, divide by their sum."
+
+
+def samples(values: ArrayLike | Tensor, name: str) -> Array:
+    """Return samples as float64 of shape (n, d)."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    columns = np.asarray(values, dtype=np.float64)
+    if columns.ndim not in (1, 2) or columns.size == 0:
+        raise ValueError(f"{name}: expected samples of shape (n,) or (n, d), got {columns.shape}")
+    if not np.isfinite(columns).all():
+        bad = int((~np.isfinite(columns)).sum())
+        raise ValueError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
+    return columns.reshape(len(columns), -1)
+
+
+def same_length(x: NDArray[np.generic], y: NDArray[np.generic]) -> None:
+    """Raise ValueError if `x` and `y` cannot be pairs."""
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} samples but y has {len(y)}: expected pairs")
