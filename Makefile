@@ -47,8 +47,8 @@ labs: $(READY)  ## Write the students' notebooks into labs/.
 run: $(READY)  ## Execute the chapters again, in place: make run, or make run CHAPTER=09-student.
 	@$(BIN)/python tools/run_chapters.py $(CHAPTER)
 
-bench: $(READY)  ## Time an epoch of fit against the usual DataLoader loop.
-	@$(BIN)/python benchmarks/fit_speed.py
+bench: $(READY)  ## Measure again what is too slow, or too uncertain, for a chapter or a test.
+	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .
