@@ -1,4 +1,4 @@
-"""Did it work? Measures of logits, and intervals over seeds."""
+"""Did it work? Measures of logits, and intervals over seeds and images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def error_count(logits: Tensor, y: Tensor) -> int:
     logits : Tensor, shape (N, K)
     y : Tensor, int64, shape (N,)
     """
-    _check_labels(logits, y)
+    check_labels(logits, y)
     return int((logits.argmax(dim=-1) != y).sum())
 
 
@@ -31,7 +31,7 @@ def accuracy(logits: Tensor, y: Tensor) -> float:
 
 def negative_log_likelihood(logits: Tensor, y: Tensor) -> float:
     """The mean cross-entropy with the labels, in nats a sample."""
-    _check_labels(logits, y)
+    check_labels(logits, y)
     return float(F.cross_entropy(logits.float(), y))
 
 
@@ -47,6 +47,52 @@ def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
     log_p = teacher_logits.cpu().double().log_softmax(dim=-1)  # MPS has no float64
     log_q = student_logits.cpu().double().log_softmax(dim=-1)
     return float(F.kl_div(log_q, log_p, reduction="batchmean", log_target=True))
+
+
+def brier_score(logits: Tensor, y: Tensor) -> float:
+    """The mean squared distance of probabilities and one-hot labels, summed over the classes.
+
+    From 0 (certain and right) to 2 (certain and wrong). Brier (1950), *Monthly Weather Review* 78.
+    """
+    p = probabilities(logits, y)
+    return float((p - F.one_hot(y.cpu(), p.shape[1])).square().sum(dim=1).mean())
+
+
+class McNemar(NamedTuple):
+    """The samples that only one of two networks gets wrong, and how surprising their split is."""
+
+    only_a_wrong: int
+    only_b_wrong: int
+    p_value: float
+
+
+def mcnemar(logits_a: Tensor, logits_b: Tensor, y: Tensor) -> McNemar:
+    """McNemar's exact test of whether two networks err equally often on samples like these.
+
+    It covers the luck of the samples, for these two networks. It does not cover that of the seeds.
+
+    Parameters
+    ----------
+    logits_a, logits_b : Tensor, shape (N, K)
+        Of two networks on the same samples.
+    y : Tensor, int64, shape (N,)
+
+    Returns
+    -------
+    McNemar
+        Its two-sided p-value is 1 if no sample tells the networks apart.
+
+    References
+    ----------
+    McNemar (1947), *Psychometrika* 12, https://doi.org/10.1007/BF02295996
+    """
+    _check_same(logits_a, logits_b)
+    check_labels(logits_a, y)
+    a_wrong, b_wrong = logits_a.argmax(dim=1) != y, logits_b.argmax(dim=1) != y
+    only_a, only_b = int((a_wrong & ~b_wrong).sum()), int((b_wrong & ~a_wrong).sum())
+    differ = only_a + only_b
+    p_value = float(stats.binomtest(only_a, differ).pvalue) if differ else 1.0
+    return McNemar(only_a, only_b, p_value)
 
 
 class Interval(NamedTuple):
@@ -80,8 +126,7 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
         raise ValueError(f"values: expected two or more, one for each seed, got shape {v.shape}")
     if not np.isfinite(v).all():
         raise ValueError(f"values: expected finite numbers, got {v[~np.isfinite(v)]}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence}")
+    _check_confidence(confidence)
     half = stats.t.ppf((1 + confidence) / 2, len(v) - 1) * stats.sem(v)
     return Interval(float(v.mean()), float(v.mean() - half), float(v.mean() + half))
 
@@ -98,7 +143,78 @@ def paired_interval(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> 
     return mean_interval(a - b, confidence=confidence)
 
 
-def _check_labels(logits: Tensor, y: Tensor) -> None:
+def crossed_interval(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Mean difference over seeds and samples, for other seeds *and* other samples like these.
+
+    In the model ``d[s, i] = mean + seed[s] + sample[i] + rest[s, i]`` the variances of the seeds'
+    means and of the samples' means add up, less that of the rest, which is in both.
+
+    Parameters
+    ----------
+    a, b : array_like, shape (n_seeds, N), n_seeds and N ≥ 2
+        One figure for each seed and sample (1 for an error, else 0); equal places are pairs.
+    confidence : float
+        Between 0 and 1; the quantile is the normal one.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ or are too small, or a confidence that is not between 0 and 1.
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape or a.ndim != 2 or min(a.shape) < 2:
+        raise ValueError(
+            f"a and b: expected one shape (n_seeds, N), both 2 or more, got {a.shape} and {b.shape}"
+        )
+    _check_confidence(confidence)
+    d = a - b
+    by_seed, by_sample = d.mean(axis=1), d.mean(axis=0)
+    rest = d - by_seed[:, None] - by_sample + d.mean()
+    of_rest = (rest**2).sum() / ((d.shape[0] - 1) * (d.shape[1] - 1) * d.size)
+    of_seeds, of_samples = stats.sem(by_seed) ** 2, stats.sem(by_sample) ** 2
+    variance = max(of_seeds + of_samples - of_rest, of_seeds, of_samples)
+    half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(variance)
+    return Interval(float(d.mean()), float(d.mean() - half), float(d.mean() + half))
+
+
+def paired_power(effect: float, spread: float, n: int, *, confidence: float = 0.95) -> float:
+    """How probably an interval over n pairs excludes 0, if the mean difference is `effect`.
+
+    Parameters
+    ----------
+    effect, spread : float
+        Mean and standard deviation of the pairs' differences (normal), in one unit.
+    n : int
+        2 or more.
+    confidence : float
+        Of the t interval, between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        A spread that is not above 0, fewer than two pairs, a confidence not between 0 and 1.
+    """
+    if n < 2 or spread <= 0:
+        raise ValueError(f"n and spread: expected n ≥ 2 and spread > 0, got {n} and {spread}")
+    _check_confidence(confidence)
+    edge, shift = stats.t.ppf((1 + confidence) / 2, n - 1), abs(effect) / spread * np.sqrt(n)
+    wrong_side = np.nan_to_num(stats.nct.cdf(-edge, n - 1, shift))  # nan where it is below 1e-15
+    return float(stats.nct.sf(edge, n - 1, shift) + wrong_side)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence}")
+
+
+def probabilities(logits: Tensor, y: Tensor) -> Tensor:
+    """The softmax of logits that fit the labels, in float64 on the CPU (MPS has no float64)."""
+    check_labels(logits, y)
+    return logits.cpu().double().softmax(dim=1)
+
+
+def check_labels(logits: Tensor, y: Tensor) -> None:
+    """Raise unless there is one integer label for each row of logits."""
     if logits.ndim != 2 or y.shape != logits.shape[:1]:
         raise ValueError(
             f"logits and y: expected shapes (N, K) and (N,), "

@@ -3,17 +3,23 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from distill_lib.analysis import (
     accuracy,
     agreement,
+    brier_score,
+    crossed_interval,
     error_count,
     kl_to_teacher,
+    mcnemar,
     mean_interval,
     negative_log_likelihood,
     paired_interval,
+    paired_power,
 )
 
 
@@ -95,6 +101,22 @@ def test_paired_interval_uses_the_pairs():
         (lambda: mean_interval([1.0, np.nan]), ValueError, r"values: expected finite"),
         (lambda: mean_interval([1.0, 2.0], confidence=95), ValueError, r"confidence: expected"),
         (lambda: paired_interval([1.0, 2.0], [1.0]), ValueError, r"a and b: expected one value"),
+        (lambda: paired_power(1, 1, 1), ValueError, r"n and spread: .* got 1 and 1"),
+        (lambda: paired_power(1, 0, 5), ValueError, r"spread > 0, got 5 and 0"),
+        (lambda: paired_power(1, 1, 5, confidence=1), ValueError, r"confidence: expected"),
+        (lambda: crossed_interval([[1, 2]], [[1, 2]]), ValueError, r"n_seeds, N.*\(1, 2\)"),
+        (lambda: crossed_interval([1, 2], [1, 2]), ValueError, r"a and b: expected one shape"),
+        (
+            lambda: mcnemar(torch.zeros(3, 2), torch.zeros(2, 2), torch.zeros(3).long()),
+            ValueError,
+            r"two networks: expected one shape",
+        ),
+        (
+            lambda: mcnemar(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(2).long()),
+            ValueError,
+            r"logits and y: expected",
+        ),
+        (lambda: brier_score(torch.zeros(3, 2), torch.zeros(2).long()), ValueError, r"\(2,\)"),
         (lambda: accuracy(torch.zeros(3, 2), torch.zeros(2).long()), ValueError, r"\(3, 2\)"),
         (lambda: accuracy(torch.zeros(3, 2), torch.zeros(3)), TypeError, r"y: expected integer"),
         (lambda: agreement(torch.zeros(3, 2), torch.zeros(3, 4)), ValueError, r"\(3, 4\)"),
@@ -103,3 +125,116 @@ def test_paired_interval_uses_the_pairs():
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# ---- McNemar's test
+
+
+def two_networks(both_wrong, only_a, only_b, both_right):
+    """Logits of two networks of two classes with these counts, and labels that are all 0."""
+    a = [1] * both_wrong + [1] * only_a + [0] * only_b + [0] * both_right
+    b = [1] * both_wrong + [0] * only_a + [1] * only_b + [0] * both_right
+    answers = torch.tensor([a, b])
+    return *torch.nn.functional.one_hot(answers, 2).float(), torch.zeros(len(a)).long()
+
+
+def test_mcnemar_by_hand():
+    found = mcnemar(*two_networks(both_wrong=3, only_a=1, only_b=5, both_right=11))
+    assert found[:2] == (1, 5)
+    # of 6 tosses at most 1, or at least 5, is one kind: 2 (1 + 6) of 64 outcomes
+    assert found.p_value == pytest.approx(14 / 64, rel=1e-12)
+
+
+@given(*[st.integers(0, 30)] * 4, st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_mcnemar_is_the_binomial_tail_and_sees_the_discordant_alone(both, a, b, neither, more):
+    found = mcnemar(*two_networks(both, a, b, neither + 1))
+    tail = 2 * stats.binom.cdf(min(a, b), a + b, 0.5)
+    assert found.p_value == pytest.approx(min(1, tail), rel=1e-9)
+    assert mcnemar(*two_networks(both + more, a, b, neither + 2 * more)) == found
+    assert mcnemar(*two_networks(both, b, a, neither + 1)).p_value == pytest.approx(found.p_value)
+
+
+def test_mcnemar_errs_as_often_as_it_says_at_most():
+    """Two equally good networks on fresh images: p < 0.05 in no more than one of twenty."""
+    rng = np.random.default_rng(0)
+    rejected = []
+    for _ in range(500):
+        counts = rng.multinomial(1000, [0.02, 0.02, 0.02, 0.94])
+        rejected.append(mcnemar(*two_networks(*counts)).p_value < 0.05)
+    assert 0.01 < np.mean(rejected) < 0.055  # exact tests on counts are a little cautious
+
+
+# ---- Brier score
+
+
+def test_brier_score_by_hand_and_by_scikit_learn(logits, labels):
+    certain = torch.tensor([[100.0, 0.0], [100.0, 0.0]])
+    assert brier_score(certain, torch.tensor([0, 1])) == pytest.approx(1.0)  # of 0 and 2
+    assert brier_score(torch.zeros(1, 4), torch.tensor([2])) == pytest.approx(0.75**2 + 3 / 16)
+    expected = brier_score_loss(
+        labels, logits.double().softmax(dim=1).numpy(), labels=range(7), scale_by_half=False
+    )
+    assert brier_score(logits, labels) == pytest.approx(expected, rel=1e-9)
+
+
+# ---- seeds and samples together
+
+
+def test_a_crossed_interval_by_hand():
+    a = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    b = np.array([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    # d = [[1, 0, 1], [0, -1, 1]]: the seeds' means 2/3 and 0, the samples' 1/2, -1/2 and 1
+    of_seeds, of_samples = (2 / 9) / 2, (7 / 6 / 2) / 3
+    of_rest = (1 / 3) / 2 / 6  # residuals ±1/6, ±1/6, ∓1/3: their squares add up to 1/3
+    half = 1.959963985 * np.sqrt(of_seeds + of_samples - of_rest)
+    assert crossed_interval(a, b) == pytest.approx((1 / 3, 1 / 3 - half, 1 / 3 + half))
+
+
+def test_a_crossed_interval_covers_other_seeds_and_other_samples():
+    rng = np.random.default_rng(0)
+    covered, by_seeds_alone = [], []
+    for _ in range(600):
+        seed, sample = rng.normal(0, 0.1, (20, 1)), rng.normal(0, 1, (1, 60))
+        d = 0.5 + seed + sample + rng.normal(0, 1, (20, 60))
+        both, seeds = crossed_interval(d, 0 * d), mean_interval(d.mean(axis=1))
+        covered.append(both.low <= 0.5 <= both.high)
+        by_seeds_alone.append(seeds.low <= 0.5 <= seeds.high)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
+    assert np.mean(by_seeds_alone) < 0.7  # it never saw another sample
+
+
+def test_a_crossed_interval_is_no_narrower_than_that_of_either():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        d = rng.normal(0, 1, (4, 30))
+        both = crossed_interval(d, 0 * d)
+        widest = max(stats.sem(d.mean(axis=0)), stats.sem(d.mean(axis=1)))
+        assert both.high - both.mean >= 1.9599 * widest
+
+
+# ---- power
+
+
+def test_power_against_simulated_experiments():
+    rng = np.random.default_rng(0)
+    for effect, spread, n in ((10, 14, 8), (10, 14, 20), (-5, 14, 40)):
+        d = rng.normal(effect, spread, (4000, n))
+        half = stats.t.ppf(0.975, n - 1) * stats.sem(d, axis=1)
+        found = np.mean(np.abs(d.mean(axis=1)) > half)
+        assert paired_power(effect, spread, n) == pytest.approx(found, abs=0.025)
+
+
+def test_power_of_no_effect_is_the_rate_of_false_alarms():
+    assert paired_power(0, 3, 5) == pytest.approx(0.05)
+    assert paired_power(0, 3, 5, confidence=0.8) == pytest.approx(0.2)
+    assert paired_power(4, 3, 9) == pytest.approx(paired_power(-4, 3, 9))
+    powers = [paired_power(4, 3, n) for n in (2, 4, 8, 16)]
+    assert powers == sorted(powers) and powers[-1] > 0.99
+
+
+def test_power_of_an_effect_that_cannot_be_missed_is_one():
+    """Where scipy has nan for the tail on the wrong side."""
+    for n in (2, 12, 50, 399):
+        for effect in (100.0, 1000.0):
+            assert paired_power(effect, 1, n) == pytest.approx(1, abs=1e-6)
