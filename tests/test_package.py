@@ -25,7 +25,8 @@ def wheel(source, tmp_path_factory):
 def test_wheel_holds_the_data_and_nothing_that_is_not_the_package(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = ROOT / "distill_lib"
-    carried = {"py.typed", *(f"{folder}/**/*" for folder in ("mnist", "records", "checks"))}
+    folders = ("mnist", "records", "checks", "interactive")
+    carried = {"py.typed", *(f"{folder}/**/*" for folder in folders)}
     files = {path for pattern in ("*.py", *carried) for path in package.glob(pattern)}
     expected = {
         path.relative_to(ROOT).as_posix()
