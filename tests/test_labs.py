@@ -128,29 +128,39 @@ def texts(chapter):
     return [cell.source for cell in exercises(chapter) if cell.cell_type == "markdown"]
 
 
-def test_nbgrader_grades_a_perfect_and_an_empty_submission(lab, chapter, path, tmp_path):
-    """With the real tool, from the release to the exported grades."""
-    name = path.stem
-    perfect = nbformat.from_dict(lab)
-    written = {cell.id: cell.source for cell in chapter.cells}
-    for cell in perfect.cells:
-        if cell.metadata.get("nbgrader", {}).get("solution"):
-            cell.source = written[cell.id]
-    empty = nbformat.read(path, as_version=4)
-    save(lab_source(chapter, name), tmp_path / "source" / name / path.name)
-    save(perfect, tmp_path / "submitted" / "perfect" / name / path.name)
-    save(empty, tmp_path / "submitted" / "empty" / name / path.name)
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """A course with all labs, a perfect and an empty submission, and what nbgrader gives them."""
+    course = tmp_path_factory.mktemp("course")
+    for path in LABS:
+        chapter = nbformat.read(ROOT / "chapters" / path.name, as_version=4)
+        perfect, empty = (nbformat.read(path, as_version=4) for _ in range(2))
+        written = {cell.id: cell.source for cell in chapter.cells}
+        for cell in perfect.cells:
+            if cell.metadata.get("nbgrader", {}).get("solution"):
+                cell.source = written[cell.id]
+        save(lab_source(chapter, path.stem), course / "source" / "labs" / path.name)
+        save(perfect, course / "submitted" / "perfect" / "labs" / path.name)
+        save(empty, course / "submitted" / "empty" / "labs" / path.name)
+    nbgrader(course, "generate_assignment", "labs")
+    nbgrader(course, "autograde", "labs")
+    nbgrader(course, "export", "--to=grades.csv")
+    return course
 
-    nbgrader(tmp_path, "generate_assignment", name)
-    nbgrader(tmp_path, "autograde", name)
-    nbgrader(tmp_path, "export", "--to=grades.csv")
 
+def points_of(lab):
+    """The points of each graded cell, and which cells are graded by hand."""
     marks = {c.metadata.nbgrader.grade_id: c for c in lab.cells if "nbgrader" in c.metadata}
     points = {k: c.metadata.nbgrader.points for k, c in marks.items() if c.metadata.nbgrader.grade}
-    by_hand = {k for k in points if marks[k].cell_type == "markdown"}
-    with Gradebook(f"sqlite:///{tmp_path}/gradebook.db") as gradebook:
+    return points, {k for k in points if marks[k].cell_type == "markdown"}
+
+
+def test_nbgrader_grades_a_perfect_and_an_empty_submission(graded, lab, path):
+    """With the real tool, from the release on."""
+    points, by_hand = points_of(lab)
+    with Gradebook(f"sqlite:///{graded}/gradebook.db") as gradebook:
         for student in ("perfect", "empty"):
-            notebook = gradebook.find_submission_notebook(name, name, student)
+            notebook = gradebook.find_submission_notebook(path.stem, "labs", student)
             scores = {grade.name: grade.auto_score for grade in notebook.grades}
             waiting = {grade.name for grade in notebook.grades if grade.needs_manual_grade}
             if student == "perfect":
@@ -158,14 +168,19 @@ def test_nbgrader_grades_a_perfect_and_an_empty_submission(lab, chapter, path, t
                 assert (scores, waiting) == (expected, by_hand)
             else:
                 assert (scores, waiting) == (dict.fromkeys(points, 0), set())
-    with open(tmp_path / "grades.csv", newline="") as file:
+
+
+def test_the_exported_grades_add_up(graded):
+    with open(graded / "grades.csv", newline="") as file:
         rows = {row["student_id"]: row for row in csv.DictReader(file)}
-    automatic = sum(points[key] for key in points if key not in by_hand)
+    labs = [points_of(nbformat.read(path, as_version=4)) for path in LABS]
+    total = sum(sum(points.values()) for points, _ in labs)
+    automatic = total - sum(points[key] for points, by_hand in labs for key in by_hand)
     assert float(rows["perfect"]["score"]) == automatic > 0
     assert float(rows["empty"]["score"]) == 0
-    assert float(rows["empty"]["max_score"]) == sum(points.values())
+    assert float(rows["empty"]["max_score"]) == total
 
 
 def save(notebook, path):
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)

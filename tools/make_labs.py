@@ -35,20 +35,22 @@ hand the notebook in, restart the kernel and run all cells once."""
 
 def main(root: Path = ROOT) -> None:
     """Write the labs, and the figures to reach, of all chapters into a copy of the repository."""
-    for chapter in sorted((ROOT / "chapters").glob("*.ipynb")):
-        notebook = nbformat.read(chapter, as_version=4)
-        if not any("nbgrader" in cell.metadata for cell in notebook.cells):
-            continue
-        figures = figures_to_reach(notebook)
-        lab = release(lab_source(notebook, chapter.stem), chapter.stem)
+    chapters = {}
+    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        if any("nbgrader" in cell.metadata for cell in notebook.cells):
+            chapters[path.stem] = notebook
+    for folder in (root / "labs", root / FIGURES):
+        folder.mkdir(parents=True, exist_ok=True)
+    labs = release({stem: lab_source(notebook, stem) for stem, notebook in chapters.items()})
+    for stem, lab in labs.items():
+        figures = figures_to_reach(chapters[stem])
         for cell in lab.cells:
             if (exercise := cell.id.removesuffix("-target")) != cell.id:
                 cell.outputs = [figures[exercise]]
-        (root / "labs").mkdir(exist_ok=True)
-        nbformat.write(lab, root / "labs" / chapter.name)
-        (root / FIGURES).mkdir(parents=True, exist_ok=True)
+        nbformat.write(lab, root / "labs" / f"{stem}.ipynb")
         for exercise, figure in figures.items():
-            picture = root / FIGURES / f"{chapter.stem}-{exercise}.png"
+            picture = root / FIGURES / f"{stem}-{exercise}.png"
             picture.write_bytes(base64.b64decode(figure.data["image/png"]))
 
 
@@ -106,14 +108,19 @@ def target_cell(stem: str, exercise: str) -> NotebookNode:
     return new_code_cell(source, id=f"{exercise}-target")
 
 
-def release(source: NotebookNode, stem: str) -> NotebookNode:
-    """Return what `nbgrader generate_assignment` makes of the source, in a course of its own."""
+def release(sources: dict[str, NotebookNode]) -> dict[str, NotebookNode]:
+    """Return what `nbgrader generate_assignment` makes of the sources, by their names.
+
+    They are one assignment in a course of its own: nbgrader takes seconds to start.
+    """
     with tempfile.TemporaryDirectory() as course:
-        folder = Path(course, "source", stem)
+        folder = Path(course, "source", "labs")
         folder.mkdir(parents=True)
-        nbformat.write(source, folder / f"{stem}.ipynb")
-        nbgrader(course, "generate_assignment", stem)
-        return nbformat.read(Path(course, "release", stem, f"{stem}.ipynb"), as_version=4)
+        for stem, source in sources.items():
+            nbformat.write(source, folder / f"{stem}.ipynb")
+        nbgrader(course, "generate_assignment", "labs")
+        released = Path(course, "release", "labs")
+        return {stem: nbformat.read(released / f"{stem}.ipynb", as_version=4) for stem in sources}
 
 
 def nbgrader(course: str | Path, *arguments: str) -> str:
