@@ -16,8 +16,8 @@ CELLS = {
     cell.id: cell.source
     for cell in nbformat.read(ROOT / "chapters" / "07-teacher.ipynb", as_version=4).cells
 }
-DEFINING = ("setup", "define-cnn", "define-supervised", "define-one-cycle", "define-predict",
-            "define-fit")  # fmt: skip
+DEFINING = ("setup", "define-cnn", "define-mlp", "define-supervised", "define-one-cycle",
+            "define-predict", "define-fit")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,22 @@ def test_network(chapter, arguments):
         assert torch.equal(*logits)
 
 
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.5}])
+def test_fully_connected_network(chapter, options):
+    """The layers' names differ, since the library's are for reading a layer by its name."""
+    sizes = (784, 20, 15, 10)
+    ours, theirs = (network(module, *sizes, **options) for module in (chapter["MLP"], models.MLP))
+    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in pairs)
+    x = torch.randn(4, 1, 28, 28)
+    for training_mode in (True, False):
+        logits = []
+        for model in (ours, theirs):
+            torch.manual_seed(1)  # dropout
+            logits.append(model.train(training_mode)(x))
+        assert torch.equal(*logits)
+
+
 def test_schedule(chapter):
     for done in (0.001, 0.1, 0.2, 0.5, 0.999):
         assert chapter["one_cycle"](done) == training.one_cycle(done)
@@ -76,8 +92,9 @@ def test_schedule(chapter):
             "optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
             "schedule": training.constant,
         },
+        {"epochs": 2, "batch_size": 50, "precision": torch.bfloat16},
     ],
-    ids=["defaults", "jitter-validation-and-a-short-last-batch", "sgd"],
+    ids=["defaults", "jitter-validation-and-a-short-last-batch", "sgd", "half-precision"],
 )
 def test_fit_gives_the_same_weights_to_the_bit(chapter, settings):
     train = images(130)
