@@ -251,6 +251,7 @@ def fit(
             bar.set_postfix({k: f"{v:.4g}" for k, v in entry.items() if k != "seconds"})
             if checkpoint is not None:
                 save_checkpoint(Path(checkpoint), run, learner, opt, history)
+    opt.zero_grad()  # the memory of the last gradients
     return history
 
 

@@ -57,6 +57,7 @@ def test_fit_learns_and_reports():
     }  # fmt: skip
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert history[-1]["validation_accuracy"] == evaluate(model, images(seed=1))["accuracy"] > 0.9
+    assert all(p.grad is None for p in model.parameters()), "their memory is given back"
 
 
 def test_one_step_is_plain_gradient_descent():
