@@ -1,0 +1,45 @@
+"""The loss that CONTRIBUTING.md adds can be added as it says, and learns."""
+
+import re
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from set_address import ROOT
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill_lib.data import Images
+from distill_lib.distiller import Distiller
+from distill_lib.models import MLP
+from distill_lib.objectives import HardLabels, Step
+from distill_lib.training import fit
+
+
+def example(name):
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    (code,) = re.findall(rf"<!-- {name} -->\s*```python\n(.*?)```", text, re.S)
+    return textwrap.dedent(code)
+
+
+def test_the_example_plays_through():
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (64, 1, 6, 6), dtype=torch.uint8)
+    train = Images(x, torch.randint(0, 3, (64,)), ("a", "b", "c"), 0.5, 0.3)
+    teacher, student = MLP(36, 20, 3), MLP(36, 5, 3)
+    names = {
+        "Distiller": Distiller, "F": F, "HardLabels": HardLabels, "Step": Step, "Tensor": Tensor,
+        "fit": fit, "nn": nn, "student": student, "teacher": teacher, "train": train,
+    }  # fmt: skip
+    exec(example("loss"), names)
+    exec(example("loss in use"), names)
+    loss = names["correlation_loss"]
+    z, v = torch.randn(2, 4, 3)
+    p, q = ((a / 2).softmax(1).numpy() for a in (v, z))
+    by_hand = 1 - np.mean([np.corrcoef(p[b], q[b])[0, 1] for b in range(4)])
+    assert float(loss(z, v, 2.0)) == pytest.approx(by_hand, abs=1e-5)
+    assert float(loss(v, v, 2.0)) == pytest.approx(0, abs=1e-6)
+    learner = Distiller(teacher, student, {"correlation": names["Correlation"](tau=4.0)})
+    history = fit(learner, train, epochs=10, progress=False)
+    assert history[-1]["correlation"] < history[0]["correlation"]
