@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_lib.data import Batch
+from distill_lib.features import read_layers
 from distill_lib.objectives import Step, check_logits, full_precision
 from distill_lib.training import Learner
 
@@ -28,7 +29,8 @@ class Distiller(Learner):
     losses : mapping of str to nn.Module
         What to minimise the sum of. Each takes a `distill_lib.objectives.Step` and returns a
         scalar, its weight included; `fit` reports it under its name. A loss may have parameters
-        (a regressor, say): they are trained along with the student.
+        (a regressor, say): they are trained along with the student. One that has `student_layers`
+        and `teacher_layers` finds the outputs of the layers so named in its step.
     warmup_epochs : int
         For so many epochs the student first learns from the labels alone.
     teacher_logits : Tensor, shape (N, K), optional
@@ -63,6 +65,18 @@ class Distiller(Learner):
         self.teacher = teacher.requires_grad_(False).eval()
         self.student = student
         self.losses = nn.ModuleDict(losses)
+        self._student_layers, self._teacher_layers = (
+            sorted({name for loss in self.losses.modules() for name in getattr(loss, layers, ())})
+            for layers in ("student_layers", "teacher_layers")
+        )
+        if self._teacher_layers and teacher_logits is not None:
+            raise ValueError(
+                f"teacher_logits: the losses read the teacher's {self._teacher_layers}, which a "
+                f"cache of logits does not hold: leave teacher_logits out"
+            )
+        for network, layers in ((teacher, self._teacher_layers), (student, self._student_layers)):
+            with read_layers(network, layers):
+                pass  # an unknown name is an error now, not in the first step
         self.warmup_epochs = warmup_epochs
         self.cached: Tensor | None
         self.register_buffer("cached", teacher_logits, persistent=False)
@@ -76,15 +90,17 @@ class Distiller(Learner):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The named losses of one batch; their sum is what to minimise."""
-        student_logits = full_precision(self.student(batch.x))
+        with read_layers(self.student, self._student_layers) as student_features:
+            student_logits = full_precision(self.student(batch.x))
         if batch.epoch < self.warmup_epochs:
             return {"warmup": F.cross_entropy(student_logits, batch.y)}
-        teacher_logits = full_precision(self._teacher_logits(batch))
+        with read_layers(self.teacher, self._teacher_layers) as teacher_features:
+            teacher_logits = full_precision(self._teacher_logits(batch))
         if not self._checked:  # once, since it waits for the device
             check_logits("student", student_logits, batch.y)
             check_logits("teacher", teacher_logits, batch.y)
             self._checked = True
-        step = Step(batch, student_logits, teacher_logits)
+        step = Step(batch, student_logits, teacher_logits, student_features, teacher_features)
         return {name: loss(step) for name, loss in self.losses.items()}
 
     @torch.no_grad()

@@ -8,7 +8,8 @@ Everything here takes **logits**, never probabilities, and returns nats, average
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,15 @@ class Step:
         Images, labels, sample index.
     student_logits, teacher_logits : Tensor, shape (B, K)
         The teacher's carry no gradient.
+    student_features, teacher_features : mapping of str to Tensor, shape (B, …)
+        Outputs of the layers that the losses name, by their names.
     """
 
     batch: Batch
     student_logits: Tensor
     teacher_logits: Tensor
+    student_features: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, tau: float) -> Tensor:
@@ -95,6 +100,110 @@ class SoftTargets(nn.Module):
 
     def extra_repr(self) -> str:
         return f"tau={self.tau}, weight={self.weight}"
+
+
+def logit_matching_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    r"""Half the mean squared distance of logits, :math:`\frac{1}{2K} \lVert z - v \rVert^2`.
+
+    What `soft_target_loss` tends to as the temperature grows, if the student's logits have the
+    teacher's mean. Where they have not, this loss sees it and a softmax does not.
+
+    Parameters
+    ----------
+    student_logits, teacher_logits : Tensor, shape (B, K)
+
+    Returns
+    -------
+    Tensor, scalar
+        A mean over the K classes and the B samples, halved.
+
+    References
+    ----------
+    Ba & Caruana (2014), https://arxiv.org/abs/1312.6184; Kim et al. (2021),
+    https://arxiv.org/abs/2105.08919
+    """
+    _check_pair(student_logits, teacher_logits)
+    return F.mse_loss(student_logits, teacher_logits) / 2
+
+
+def decoupled_losses(
+    student_logits: Tensor, teacher_logits: Tensor, y: Tensor, tau: float
+) -> tuple[Tensor, Tensor]:
+    r"""The KL divergence of soft targets, cut in two at the target class.
+
+    .. math:: \mathrm{KL}(p \,\|\, q) = \mathrm{TCKD} + (1 - p_t)\, \mathrm{NCKD}
+
+    TCKD compares how sure the two are of the target class t, NCKD how they share out the rest.
+
+    Parameters
+    ----------
+    student_logits, teacher_logits : Tensor, shape (B, K)
+    y : Tensor of int, shape (B,)
+        The target classes.
+    tau : float
+        Temperature, above 0.
+
+    Returns
+    -------
+    tckd, nckd : Tensor, shape (B,)
+        Nats for each sample, times τ².
+
+    References
+    ----------
+    Zhao et al. (2022), https://arxiv.org/abs/2203.08679
+    """
+    _check_tau(tau)
+    _check_pair(student_logits, teacher_logits)
+    is_target = F.one_hot(y, student_logits.shape[1]).bool()
+
+    def halves(logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of (target, other), and of the others among themselves."""
+        others = (logits / tau).masked_fill(is_target, -torch.inf)
+        target = (logits / tau).gather(1, y[:, None])
+        binary = torch.cat([target, others.logsumexp(dim=1, keepdim=True)], dim=1)
+        return binary.log_softmax(dim=1), others.log_softmax(dim=1).masked_fill(is_target, 0)
+
+    (log_b_q, log_q), (log_b_p, log_p) = halves(student_logits), halves(teacher_logits)
+    tckd = (log_b_p.exp() * (log_b_p - log_b_q)).sum(dim=1)
+    # at the target both logarithms are 0, so their difference adds nothing
+    nckd = (log_p.exp() * (log_p - log_q)).sum(dim=1)
+    return tau**2 * tckd, tau**2 * nckd
+
+
+class LogitMatching(nn.Module):
+    """`weight` times `logit_matching_loss`."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, step: Step) -> Tensor:
+        return self.weight * logit_matching_loss(step.student_logits, step.teacher_logits)
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"
+
+
+class DecoupledTargets(nn.Module):
+    """DKD: `target` times TCKD plus `others` times NCKD, at temperature `tau`.
+
+    Soft targets weigh NCKD with 1 − p_t, little where the teacher is sure; here the weight is a
+    constant.
+    """
+
+    def __init__(self, tau: float, *, target: float = 1.0, others: float = 8.0) -> None:
+        super().__init__()
+        _check_tau(tau)
+        self.tau, self.target, self.others = tau, target, others
+
+    def forward(self, step: Step) -> Tensor:
+        tckd, nckd = decoupled_losses(
+            step.student_logits, step.teacher_logits, step.batch.y, self.tau
+        )
+        return (self.target * tckd + self.others * nckd).mean()
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau}, target={self.target}, others={self.others}"
 
 
 def full_precision(logits: Tensor) -> Tensor:

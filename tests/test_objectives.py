@@ -11,10 +11,13 @@ from torch.nn import functional as F
 
 from distill_lib.data import Batch
 from distill_lib.objectives import (
+    DecoupledTargets,
     HardLabels,
     SoftTargets,
     Step,
     check_logits,
+    decoupled_losses,
+    logit_matching_loss,
     soft_target_loss,
 )
 
@@ -171,3 +174,67 @@ def test_check_logits_finds_a_softmax():
     for tau in (1.0, 0.01):
         with pytest.raises(ValueError, match=r"student: expected logits, got probabilities"):
             check_logits("student", (logits / tau).softmax(dim=1).float(), y)
+
+
+# ---- squared error of logits
+
+
+def test_logit_matching_is_the_hot_limit_of_soft_targets():
+    z, v = randn(3, 10), randn(3, 10, seed=1)
+    z = z - z.mean(dim=1, keepdim=True) + v.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(
+        logit_matching_loss(z, v), soft_target_loss(z, v, 1e4), rtol=1e-3, atol=0
+    )
+    by_hand = sum((z[b, k] - v[b, k]) ** 2 for b in range(3) for k in range(10)) / (2 * 10 * 3)
+    torch.testing.assert_close(logit_matching_loss(z, v), by_hand)
+    assert logit_matching_loss(v + 5, v) == 12.5, "it sees a shift, which a softmax does not"
+
+
+# ---- decoupled distillation
+
+
+@given(pair=logit_pairs, tau=temperatures, target=st.integers(0, 1))
+def test_decoupled_halves_add_up_to_the_whole(pair, tau, target):
+    z, v = map(torch.from_numpy, pair)
+    y = torch.full((3,), target)
+    tckd, nckd = decoupled_losses(z, v, y, tau)
+    p_target = (v / tau).softmax(dim=1)[:, target]
+    whole = (tckd + (1 - p_target) * nckd).mean()
+    expected = soft_target_loss(z, v, tau)
+    torch.testing.assert_close(whole, expected, rtol=1e-9, atol=1e-9 * tau**2)
+    assert (tckd > -1e-9).all() and (nckd > -1e-9).all()
+
+
+def test_decoupled_by_hand():
+    z, v, y = randn(3, 5), randn(3, 5, seed=1), torch.tensor([0, 2, 4])
+    tckd, nckd = decoupled_losses(z, v, y, 2.0)
+    for b in range(3):
+        q, p = special.softmax(z[b].numpy() / 2), special.softmax(v[b].numpy() / 2)
+        t, others = int(y[b]), [k for k in range(5) if k != y[b]]
+        assert tckd[b].item() == pytest.approx(
+            4 * stats.entropy([p[t], 1 - p[t]], [q[t], 1 - q[t]])
+        )
+        assert nckd[b].item() == pytest.approx(4 * stats.entropy(p[others], q[others]))
+    loss = DecoupledTargets(2.0, target=0.5, others=3.0)
+    batch = Batch(torch.zeros(3, 1, 1, 1), y, torch.arange(3), 0, 3, False)
+    torch.testing.assert_close(loss(Step(batch, z, v)), (0.5 * tckd + 3 * nckd).mean())
+
+
+def test_decoupled_gradient_is_finite_where_the_teacher_is_sure():
+    z = randn(2, 5).requires_grad_()
+    v = torch.zeros(2, 5).double()
+    v[:, 1] = 800.0
+    for part in decoupled_losses(z, v, torch.tensor([1, 2]), 1.0):
+        (slope,) = torch.autograd.grad(part.sum(), z, retain_graph=True)
+        assert slope.isfinite().all()
+
+
+# ---- label smoothing
+
+
+def test_smoothing_is_a_teacher_that_knows_nothing():
+    z, y = randn(6, 10), torch.arange(6)
+    batch = Batch(torch.zeros(6, 1, 1, 1), y, torch.arange(6), 0, 6, False)
+    step = Step(batch, z, torch.zeros_like(z))
+    ours = HardLabels(0.9)(step) + SoftTargets(1.0, 0.1)(step) + 0.1 * np.log(10)
+    torch.testing.assert_close(ours, F.cross_entropy(z, y, label_smoothing=0.1))

@@ -1,0 +1,325 @@
+"""Distilling what happens inside: losses of feature maps, and the hooks that read them.
+
+Each method is a pure function of tensors first, then a small module that names the layers it reads
+and carries its weight and what it has to learn. `distill_lib.distiller.Distiller` reads the layers
+that its losses name, so they compose with each other and with soft targets. All are averages over
+the batch. Losses that compare *relations* between samples or layers are in `distill_lib.relations`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill_lib.objectives import Step, full_precision
+
+
+@contextmanager
+def read_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Read the outputs of some layers while the model runs inside a ``with`` block.
+
+    The hooks are removed when the block is left, whatever happens in it.
+
+    Parameters
+    ----------
+    model : nn.Module
+    names : sequence of str
+        Paths of modules, as ``model.named_modules()`` has them: ``"conv2"``, ``"layers.fc1"``.
+
+    Yields
+    ------
+    dict of str to Tensor
+        Filled by each forward pass; a layer that runs twice leaves its last output.
+
+    Examples
+    --------
+    >>> from distill_lib.models import CNN
+    >>> cnn, x = CNN(), torch.zeros(5, 1, 28, 28)
+    >>> with read_layers(cnn, ["conv2", "fc1"]) as features:
+    ...     logits = cnn(x)
+    >>> features["conv2"].shape
+    torch.Size([5, 32, 8, 8])
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    for name in names:
+        if name not in modules:
+            near = difflib.get_close_matches(name, modules, n=3, cutoff=0.5) or list(modules)
+            raise ValueError(
+                f"layer: {type(model).__name__} has no layer {name!r}; did you mean one of {near}?"
+            )
+    features: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            features[name] = output
+
+        return hook
+
+    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
+    try:
+        yield features
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class FeatureLoss(nn.Module):
+    """A loss that compares one layer of the student with one of the teacher.
+
+    A method is a subclass that writes `compare`. What it has to learn (a regressor, say) is a
+    submodule of it; `fit` trains that along with the student, and it is left behind afterwards.
+
+    Parameters
+    ----------
+    student_layer, teacher_layer : str
+        Paths of modules. The student's features carry a gradient, the teacher's none.
+    weight : float
+    """
+
+    def __init__(self, student_layer: str, teacher_layer: str, *, weight: float = 1.0) -> None:
+        super().__init__()
+        self.student_layers, self.teacher_layers = (student_layer,), (teacher_layer,)
+        self.weight = weight
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of the student's features (B, …) against the teacher's (B, …): a scalar."""
+        raise NotImplementedError
+
+    def forward(self, step: Step) -> Tensor:
+        (student_layer,), (teacher_layer,) = self.student_layers, self.teacher_layers
+        student = full_precision(step.student_features[student_layer])
+        teacher = full_precision(step.teacher_features[teacher_layer])
+        try:
+            return self.weight * self.compare(student, teacher)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{type(self).__name__}: cannot compare the student's {student_layer!r} of shape "
+                f"{tuple(student.shape)} with the teacher's {teacher_layer!r} of shape "
+                f"{tuple(teacher.shape)}: {error}"
+            ) from error
+
+    def extra_repr(self) -> str:
+        return f"{self.student_layers[0]} → {self.teacher_layers[0]}, weight={self.weight}"
+
+
+def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Half the squared distance of features, :math:`\frac12 \lVert F_T - F_S \rVert^2` a sample.
+
+    Parameters
+    ----------
+    student, teacher : Tensor, shape (B, …)
+        Of one shape: where the widths differ, a regressor comes first.
+
+    References
+    ----------
+    Romero et al. (2015), FitNets, https://arxiv.org/abs/1412.6550
+    """
+    _check_same_shape(student, teacher, "a regressor that turns the one into the other")
+    return (student - teacher).square().flatten(1).sum(dim=1).mean() / 2
+
+
+class Hint(FeatureLoss):
+    """FitNets: the student's layer, seen through a regressor, shall be the teacher's layer.
+
+    Parameters
+    ----------
+    regressor : nn.Module
+        From the student's features to the teacher's shape: ``nn.Linear(64, 128)`` for vectors, a
+        1×1 convolution ``nn.Conv2d(8, 32, 1)`` for maps, ``nn.Identity()`` where the shapes agree.
+    """
+
+    def __init__(
+        self, student_layer: str, teacher_layer: str, regressor: nn.Module, *, weight: float = 1.0
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, weight=weight)
+        self.regressor = regressor
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return hint_loss(self.regressor(student), teacher)
+
+
+def attention_map(features: Tensor) -> Tensor:
+    r"""Where a layer looks: :math:`Q = \sum_c A_c^2`, as a vector of length 1.
+
+    Parameters
+    ----------
+    features : Tensor, shape (B, C, H, W)
+
+    Returns
+    -------
+    Tensor, shape (B, H·W)
+        The same for all numbers of channels, for −A, and for c·A. Zeros where A is zero.
+    """
+    if features.ndim != 4:
+        raise ValueError(
+            f"features: expected maps of shape (B, C, H, W), got {tuple(features.shape)}: "
+            f"attention needs places to look at, so name a convolution"
+        )
+    return F.normalize(features.square().sum(dim=1).flatten(1), dim=1)
+
+
+def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Distance of two attention maps, :math:`\lVert Q_S - Q_T \rVert`, a number in [0, √2].
+
+    Parameters
+    ----------
+    student, teacher : Tensor, shape (B, C, H, W)
+        H and W agree; C need not.
+
+    References
+    ----------
+    Zagoruyko & Komodakis (2017), https://arxiv.org/abs/1612.03928
+    """
+    q_student, q_teacher = attention_map(student), attention_map(teacher)
+    _check_same_shape(q_student, q_teacher, "a pooling layer, or a pair of layers of one size,")
+    return torch.linalg.vector_norm(q_student - q_teacher, dim=1).mean()
+
+
+class AttentionTransfer(FeatureLoss):
+    """The student shall look where the teacher looks: `attention_transfer_loss` of two maps."""
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return attention_transfer_loss(student, teacher)
+
+
+def variational_information_loss(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
+    r"""Surprise at the teacher's features, :math:`-\ln q(t \mid s)`, under a Gaussian.
+
+    .. math:: \sum_c \ln\sigma_c + \frac{(t_c - \mu_c(s))^2}{2 \sigma_c^2} + \tfrac12 \ln 2\pi
+
+    The entropy h(T) minus this is a lower bound on I(T; S), the bound of Barber & Agakov.
+
+    Parameters
+    ----------
+    mean : Tensor, shape (B, C, …)
+        The prediction μ(s).
+    variance : Tensor, shape (C,)
+        σ², above 0, one a channel.
+    teacher : Tensor, shape (B, C, …)
+
+    Returns
+    -------
+    Tensor, scalar
+        Nats a sample, added up over channels and places.
+
+    References
+    ----------
+    Ahn et al. (2019), https://arxiv.org/abs/1904.05835
+    """
+    _check_same_shape(mean, teacher, "a regressor that turns the one into the other")
+    if variance.shape != teacher.shape[1:2]:
+        raise ValueError(
+            f"variance: expected one value for each of {teacher.shape[1]} channels, got shape "
+            f"{tuple(variance.shape)}"
+        )
+    per_channel = variance.view(-1, *[1] * (teacher.ndim - 2))
+    nats = (per_channel.log() + (teacher - mean).square() / per_channel + math.log(2 * math.pi)) / 2
+    return nats.flatten(1).sum(dim=1).mean()
+
+
+class VariationalInformation(FeatureLoss):
+    """VID: what the teacher's layer is, guessed from the student's, with a doubt for each channel.
+
+    Parameters
+    ----------
+    regressor : nn.Module
+        As in `Hint`; it predicts the mean.
+    channels : int
+        Of the teacher's layer. Their variances are learned; they start at 5, as in the paper.
+    """
+
+    def __init__(
+        self,
+        student_layer: str,
+        teacher_layer: str,
+        regressor: nn.Module,
+        channels: int,
+        *,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, weight=weight)
+        self.regressor = regressor
+        self.raw_variance = nn.Parameter(torch.full((channels,), 5.0).expm1().log())
+
+    @property
+    def variance(self) -> Tensor:
+        """σ², shape (C,): a softplus of what is learned, so that it stays above 0."""
+        return F.softplus(self.raw_variance) + 1e-5
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return variational_information_loss(self.regressor(student), self.variance, teacher)
+
+
+def contrastive_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """Pick the teacher's features of the same image out of the batch, knowing the student's.
+
+    A cross-entropy over the B images of the batch, of scores that are cosines over `tau`.
+    ln B minus it is the InfoNCE bound on I(T; S), at most ln B.
+
+    Parameters
+    ----------
+    student, teacher : Tensor, shape (B, D)
+    tau : float
+        Temperature, above 0.
+
+    Returns
+    -------
+    Tensor, scalar
+        Nats. ln B for a guess.
+
+    References
+    ----------
+    Tian et al. (2020), https://arxiv.org/abs/1910.10699: there with a memory of negatives from
+    other batches. van den Oord et al. (2018), https://arxiv.org/abs/1807.03748
+    """
+    if not tau > 0:
+        raise ValueError(f"tau: expected a temperature above 0, got {tau}")
+    student, teacher = student.flatten(1), teacher.flatten(1)
+    _check_same_shape(student, teacher, "an embedding of the same width for each")
+    scores = F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / tau
+    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+
+class Contrastive(FeatureLoss):
+    """CRD: each image's features shall be nearest to the teacher's features of the same image.
+
+    Parameters
+    ----------
+    student_embedding, teacher_embedding : nn.Module
+        From features (flattened, shape (B, …)) to D numbers: ``nn.Linear(64, 32)``. Both learn.
+    tau : float
+        Temperature of the cosines.
+    """
+
+    def __init__(
+        self,
+        student_layer: str,
+        teacher_layer: str,
+        student_embedding: nn.Module,
+        teacher_embedding: nn.Module,
+        *,
+        tau: float = 0.1,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, weight=weight)
+        self.student_embedding, self.teacher_embedding = student_embedding, teacher_embedding
+        self.tau = tau
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        ours = self.student_embedding(student.flatten(1))
+        theirs = self.teacher_embedding(teacher.flatten(1))
+        return contrastive_loss(ours, theirs, self.tau)
+
+
+def _check_same_shape(student: Tensor, teacher: Tensor, cure: str) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"expected one shape, got {tuple(student.shape)} for the student and "
+            f"{tuple(teacher.shape)} for the teacher: add {cure}"
+        )
