@@ -14,6 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from distill_lib.data import Batch
+from distill_lib.training import Learner
+
 T = TypeVar("T")
 
 
@@ -51,6 +54,19 @@ def peak_activation_bytes(model: nn.Module, x: Tensor) -> int:
     """
     with _LiveBytes() as live:
         _in_eval(model, lambda: model(x))
+    return live.peak
+
+
+def peak_step_bytes(learner: Learner, batch: Batch) -> int:
+    """The most bytes that a training step holds at once beside the weights and the batch.
+
+    Forward and backward pass, the gradients included; counted as `peak_activation_bytes` counts.
+    The gradients of `learner` are set to None before and after.
+    """
+    learner.zero_grad(set_to_none=True)
+    with _LiveBytes() as live:
+        torch.stack(list(learner(batch).values())).sum().backward()
+    learner.zero_grad(set_to_none=True)
     return live.peak
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -95,17 +95,29 @@ class FeatureLoss(nn.Module):
         (student_layer,), (teacher_layer,) = self.student_layers, self.teacher_layers
         student = full_precision(step.student_features[student_layer])
         teacher = full_precision(step.teacher_features[teacher_layer])
-        try:
+        with naming_layers(self, {student_layer: student}, {teacher_layer: teacher}):
             return self.weight * self.compare(student, teacher)
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{type(self).__name__}: cannot compare the student's {student_layer!r} of shape "
-                f"{tuple(student.shape)} with the teacher's {teacher_layer!r} of shape "
-                f"{tuple(teacher.shape)}: {error}"
-            ) from error
 
     def extra_repr(self) -> str:
         return f"{self.student_layers[0]} → {self.teacher_layers[0]}, weight={self.weight}"
+
+
+@contextmanager
+def naming_layers(
+    loss: nn.Module, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Let an error inside the ``with`` block say which loss, which layers and which shapes."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        ours, theirs = (
+            " and ".join(f"{name!r} of shape {tuple(x.shape)}" for name, x in features.items())
+            for features in (student, teacher)
+        )
+        raise ValueError(
+            f"{type(loss).__name__}: cannot compare the student's {ours} with the teacher's "
+            f"{theirs}: {error}"
+        ) from error
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill_lib.features import FeatureLoss
+from distill_lib.features import FeatureLoss, naming_layers
 from distill_lib.objectives import Step, full_precision
 
 
@@ -178,7 +178,8 @@ def flow_loss(student_flow: Tensor, teacher_flow: Tensor) -> Tensor:
     if student_flow.shape != teacher_flow.shape:
         raise ValueError(
             f"expected flow matrices of one shape, got {tuple(student_flow.shape)} for the student "
-            f"and {tuple(teacher_flow.shape)} for the teacher: name layers with as many channels"
+            f"and {tuple(teacher_flow.shape)} for the teacher: name layers with as many channels, "
+            f"or add a 1×1 convolution that makes them agree"
         )
     return (student_flow - teacher_flow).square().sum(dim=(1, 2)).mean()
 
@@ -204,14 +205,17 @@ class Flow(nn.Module):
         self.weight = weight
 
     def forward(self, step: Step) -> Tensor:
-        ours, theirs = (
-            flow_matrix(*(full_precision(features[name]) for name in names))
+        student, teacher = (
+            {name: full_precision(features[name]) for name in names}
             for features, names in (
                 (step.student_features, self.student_layers),
                 (step.teacher_features, self.teacher_layers),
             )
         )
-        return self.weight * flow_loss(ours, theirs)
+        with naming_layers(self, student, teacher):
+            ours = flow_matrix(*(student[name] for name in self.student_layers))
+            theirs = flow_matrix(*(teacher[name] for name in self.teacher_layers))
+            return self.weight * flow_loss(ours, theirs)
 
     def extra_repr(self) -> str:
         pairs = (self.student_layers, self.teacher_layers)

@@ -14,8 +14,16 @@ from set_address import ROOT
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from distill_lib.efficiency import count_flops, latency, peak_activation_bytes, weight_bytes
+from distill_lib.data import Batch
+from distill_lib.efficiency import (
+    count_flops,
+    latency,
+    peak_activation_bytes,
+    peak_step_bytes,
+    weight_bytes,
+)
 from distill_lib.models import CNN, MLP
+from distill_lib.training import Supervised
 
 
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=5), st.integers(1, 9))
@@ -65,6 +73,26 @@ def test_peak_repeats_and_grows_with_the_batch():
     model = CNN()
     peaks = [peak_activation_bytes(model, torch.zeros(n, 1, 28, 28)) for n in (1, 1, 10)]
     assert peaks[0] == peaks[1] == peaks[2] / 10
+
+
+@pytest.mark.parametrize("model", [MLP(784, 300, 20, 10), CNN(dropout=0)], ids=repr)
+def test_peak_of_a_training_step_is_that_of_the_profiler(model):
+    y, learner = torch.arange(20) % 10, Supervised(model)
+    batch = Batch(torch.randn(20, 1, 28, 28), y, torch.arange(20), 0, 20, augmented=False)
+    learner(batch)  # its first call checks the labels
+    counted = peak_step_bytes(learner, batch)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        sum(learner(batch).values()).backward()
+    live = peak = 0
+    for event in found.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    gradients = weight_bytes(model)
+    assert all(p.grad is not None for p in model.parameters())
+    assert gradients < counted <= peak < 1.5 * counted  # the profiler sees scratch space too
+    assert peak_step_bytes(learner, batch) == counted
+    assert all(p.grad is None for p in model.parameters())
 
 
 class Sleeper(nn.Module):

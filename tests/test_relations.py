@@ -187,6 +187,22 @@ def test_flow_refuses():
         flow_loss(randn(2, 3, 5), randn(2, 3, 6))
 
 
+def test_a_wrong_shape_names_the_loss_the_layers_and_the_cure():
+    torch.manual_seed(0)
+    teacher, student, data = CNN((4, 6), 20), CNN((4, 5), 8), digits(8)
+    batch = Batch(data.floats(data.x), data.y, torch.arange(8), 0, 8, False)
+    for loss, message in (
+        (
+            Flow(("conv1", "conv2"), ("conv1", "conv2")),
+            r"Flow: .*student's 'conv1' of shape \(8, 4, 24, 24\) and 'conv2' of shape "
+            r"\(8, 5, 8, 8\) with the teacher's .*as many channels, or add a 1×1 convolution",
+        ),
+        (Flow(("conv1", "fc1"), ("conv1", "fc1")), r"Flow: .*'fc1' of shape .*name a convolution"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Distiller(teacher, student, {"a": loss})(batch)
+
+
 # ---- as parts of a distiller
 
 METHODS = {
