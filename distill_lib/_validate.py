@@ -1,5 +1,7 @@
 """Checks of what the information measures are given, and errors that say what to do about it."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -51,9 +53,9 @@ def pair(p: ArrayLike, q: ArrayLike, axis: int | None) -> tuple[Array, Array]:
     return p, q
 
 
-def axes(given: int | tuple[int, ...], name: str, p: Array, of: str = "p") -> set[int]:
+def axes(given: int | Iterable[int], name: str, p: Array, of: str = "p") -> set[int]:
     """Return the axes as numbers from zero up."""
-    given = (given,) if isinstance(given, int) else given
+    given = tuple(given) if isinstance(given, Iterable) else (given,)
     if not given or not all(-p.ndim <= axis < p.ndim for axis in given):
         listed = ", ".join(map(str, given))
         raise ValueError(f"{name}={listed} does not name axes of {of}, whose shape is {p.shape}.")
@@ -106,6 +108,18 @@ def samples(values: ArrayLike | Tensor, name: str) -> Array:
         bad = int((~np.isfinite(columns)).sum())
         raise ValueError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
     return columns.reshape(len(columns), -1)
+
+
+def whole_number(
+    value: object, name: str, expected: str, low: int, high: int | None = None
+) -> None:
+    """Raise ValueError if `value` is not a whole number from `low` to `high`."""
+    if (
+        not isinstance(value, int | np.integer)
+        or value < low
+        or (high is not None and value > high)
+    ):
+        raise ValueError(f"{name}: expected {expected}, got {value}")
 
 
 def same_length(x: NDArray[np.generic], y: NDArray[np.generic]) -> None:

@@ -2,7 +2,8 @@
 
 All are in nats. `infonce_bound`, `dv_bound` and `nwj_bound` take the scores that a critic gives to
 pairs, `barber_agakov_bound` the log-probabilities of a readout. They work in any dimension, as long
-as the answer is small against the logarithm of the sample size (McAllester & Stratos 2020).
+as the answer is small against the logarithm of the sample size (McAllester & Stratos 2020). A NaN
+among what they are given makes the value NaN: to look for one would make a GPU wait at each step.
 `estimate_mutual_information` trains a critic and reports the bound on pairs that it has not seen.
 """
 

@@ -21,7 +21,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import digamma, ndtri
 from scipy.stats import rankdata
 
-from distill_lib._validate import same_length, samples
+from distill_lib._validate import same_length, samples, whole_number
 from distill_lib.information import entropy
 
 Array = NDArray[np.float64]
@@ -81,14 +81,13 @@ def equal_mass_bins(x: ArrayLike, n_bins: int) -> NDArray[np.int64]:
     Raises
     ------
     ValueError
-        If `x` is not one finite column, or `n_bins` is not between 1 and n.
+        If `x` is not one finite column, or `n_bins` is not a whole number from 1 to n.
     """
     column = samples(x, "x")
     if column.shape[1] != 1:
         raise ValueError(f"x: expected one column to bin, got shape {column.shape}")
     n = len(column)
-    if not 1 <= n_bins <= n:
-        raise ValueError(f"n_bins: expected 1 to n = {n}, got {n_bins}")
+    whole_number(n_bins, "n_bins", f"a whole number from 1 to n = {n}", 1, n)
     below: NDArray[np.int64] = rankdata(column[:, 0], method="min").astype(np.int64) - 1
     return below * n_bins // n
 
@@ -144,8 +143,9 @@ def ksg_mutual_information(x: ArrayLike, y: ArrayLike, *, k: int = 3) -> float:
     Raises
     ------
     ValueError
-        k < 1, n <= k, lengths that differ, NaN or infinity, a variable that never changes, or a
-        point that more than `k` samples share: such data are not continuous. No noise is added.
+        `k` is not a whole number from 1 up, n <= k, lengths that differ, NaN or infinity, a
+        variable that never changes, or a point that more than `k` samples share: such data are not
+        continuous. No noise is added.
 
     References
     ----------
@@ -154,8 +154,7 @@ def ksg_mutual_information(x: ArrayLike, y: ArrayLike, *, k: int = 3) -> float:
     x, y = _standardised(samples(x, "x"), "x"), _standardised(samples(y, "y"), "y")
     same_length(x, y)
     n = len(x)
-    if k < 1:
-        raise ValueError(f"k: expected at least 1 neighbour, got {k}")
+    whole_number(k, "k", "a whole number of neighbours, 1 or more", 1)
     if n <= k:
         raise ValueError(f"x, y: expected more than k = {k} samples, got {n}")
     counts = _neighbours if x.shape[1] + y.shape[1] <= _MANY_COLUMNS else _neighbours_directly
@@ -221,7 +220,8 @@ def _outcomes(values: ArrayLike, name: str) -> NDArray[np.int64]:
 
 def _standardised(columns: Array, name: str) -> Array:
     centred: Array = columns - columns.mean(axis=0)
-    spread = math.sqrt(np.square(centred).mean())
-    if spread == 0:
+    largest = np.abs(centred).max()
+    if largest == 0:
         raise ValueError(f"{name}: all {len(columns)} samples are equal; expected them to vary")
-    return centred / spread
+    centred /= largest  # so that no square is too large or too small for a float
+    return centred / math.sqrt(np.square(centred).mean())

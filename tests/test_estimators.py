@@ -133,8 +133,10 @@ def test_equal_values_share_a_bin():
 @pytest.mark.parametrize(
     ("x", "n_bins", "message"),
     [
-        (np.arange(5), 6, "n_bins: expected 1 to n = 5, got 6"),
+        (np.arange(5), 6, "n_bins: expected a whole number from 1 to n = 5, got 6"),
         (np.arange(5), 0, "n_bins"),
+        (np.arange(5), 2.5, "n_bins"),
+        (np.arange(5), math.nan, "n_bins"),
         (np.zeros((5, 2)), 2, "one column"),
         ([1, math.inf], 1, "finite"),
     ],
@@ -151,6 +153,12 @@ def test_gaussian_ranks():
     assert abs(ranks.mean()) < 1e-12 and ranks.std() == pytest.approx(1, abs=0.01)
     np.testing.assert_array_equal(gaussian_ranks(np.arcsinh(x)), ranks)
     np.testing.assert_array_equal(np.argsort(ranks[:, 1]), np.argsort(x[:, 1]))
+
+
+@pytest.mark.parametrize("x", [[1, math.nan], [math.inf, 0], [], np.zeros((2, 2, 2))])
+def test_ranks_name_what_they_cannot_use(x):
+    with pytest.raises(ValueError, match="x: expected "):
+        gaussian_ranks(x)
 
 
 # ---- KSG
@@ -218,6 +226,13 @@ def test_ksg_finds_the_truth_for_gaussians(rho):
     assert np.mean(values) == pytest.approx(truth, abs=0.02)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_ksg_ignores_the_unit_however_large(scale):
+    x, y = correlated(200, 0.6)
+    expected = ksg_mutual_information(x, y)
+    assert ksg_mutual_information(scale * x, y) == pytest.approx(expected, abs=1e-12)
+
+
 def test_ksg_is_not_clipped():
     values = [ksg_mutual_information(*correlated(300, 0.0, seed)) for seed in range(20)]
     assert min(values) < 0 < max(values)
@@ -254,7 +269,9 @@ def test_ksg_takes_a_few_ties_as_the_formula_does():
     [
         (np.arange(5.0), np.arange(4.0), 3, "x has 5 samples but y has 4"),
         (np.arange(3.0), np.arange(3.0), 3, "more than k = 3 samples, got 3"),
-        (np.arange(9.0), np.arange(9.0), 0, "k: expected at least 1"),
+        (np.arange(9.0), np.arange(9.0), 0, "k: expected a whole number of neighbours, .* got 0"),
+        (np.arange(9.0), np.arange(9.0), 2.5, "k: expected a whole number"),
+        (np.arange(9.0), np.arange(9.0), math.nan, "k: expected a whole number"),
         ([1, 2, math.nan, 4, 5], np.arange(5.0), 3, "x: expected finite numbers, got 1"),
         (np.arange(5.0), [1, 2, math.inf, -math.inf, 5], 3, "y: expected finite numbers, got 2"),
         (np.ones(9), np.arange(9.0), 3, "x: all 9 samples are equal"),
@@ -367,6 +384,14 @@ def test_barber_agakov_on_a_gaussian_pair():
 def test_bounds_name_scores_of_the_wrong_shape(bound, shape):
     with pytest.raises(ValueError, match="scores: expected a square matrix"):
         bound(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_a_nan_among_the_scores_is_not_hidden(bound):
+    scores = torch.zeros(3, 3)
+    scores[1, 2] = math.nan
+    assert bound(scores).isnan()
+    assert barber_agakov_bound(torch.tensor([0.0, math.nan]), 1.0).isnan()
 
 
 def test_barber_agakov_names_the_wrong_shape():

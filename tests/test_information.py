@@ -271,11 +271,46 @@ def test_data_processing(p_xy, rows):
     assert conditional_mutual_information(p_xyz.transpose(0, 2, 1)) == pytest.approx(0, abs=1e-12)
 
 
+@given(tables(3, 4), tables(3, 4))
+def test_chain_rule_of_divergence(p, q):
+    p_x, q_x = p.sum(axis=1), q.sum(axis=1)
+    given_x = sum(
+        p_x[x] * kl_divergence(p[x] / p_x[x], q[x] / q_x[x])
+        for x in range(3)
+        if p_x[x] > 0 and q_x[x] > 0
+    )
+    whole = kl_divergence(p, q, axis=None)
+    assert whole == pytest.approx(kl_divergence(p_x, q_x) + given_x, abs=1e-12)
+
+
 @given(tables(5), tables(5))
 def test_a_channel_never_adds_to_a_divergence(p, q):
     channel = random_table(5, 3) * 5
     channel /= channel.sum(axis=1, keepdims=True)
     assert kl_divergence(p @ channel, q @ channel) <= kl_divergence(p, q) + 1e-12
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 3))
+def test_gaussian_information_keeps_its_laws(seed, n_x, n_y):
+    """Not negative, blind to invertible maps of X and of Y, never more when coordinates go."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(n_x + n_y, n_x + n_y + 2))
+    sigma = a @ a.T
+    information = gaussian_mutual_information(sigma, n_x=n_x)
+    assert information >= 0
+    change = np.zeros_like(sigma)
+    for part in (slice(0, n_x), slice(n_x, None)):
+        size = len(change[part])
+        rotation = np.linalg.qr(rng.normal(size=(size, size)))[0]
+        change[part, part] = rotation * rng.uniform(0.5, 2, size=size)
+    mapped = change @ sigma @ change.T
+    assert gaussian_mutual_information(mapped, n_x=n_x) == pytest.approx(information, abs=1e-9)
+    fewer = sigma[:-1, :-1]
+    if n_y > 1:
+        assert gaussian_mutual_information(fewer, n_x=n_x) <= information + 1e-9
+    mean_p, mean_q = rng.normal(size=(2, n_x + n_y))
+    assert gaussian_kl_divergence(mean_p, sigma, mean_q, mapped) >= 0
+    assert gaussian_kl_divergence(mean_p, sigma, mean_p, sigma) == pytest.approx(0, abs=1e-9)
 
 
 @given(tables(6))
@@ -334,6 +369,9 @@ def test_conditional_entropy_counts_axes_from_either_end():
     p = random_table(2, 3, 4)
     assert conditional_entropy(p, given=-1) == conditional_entropy(p, given=2)
     assert conditional_entropy(p, given=(0, -1)) == conditional_entropy(p, given=(2, 0))
+    assert conditional_entropy(p, given=np.int64(2)) == conditional_entropy(p, given=2)
+    halves = np.full((3, 2), 0.5)
+    assert np.array_equal(entropy(halves, axis=np.int64(1)), entropy(halves, axis=1))
 
 
 def test_float32_and_torch_probabilities_are_welcome():
@@ -418,3 +456,52 @@ LOGITS = [2.0, -1.0, 0.5]
 def test_errors_name_the_argument_and_the_cure(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+HALF, TABLE, CUBE = np.array([0.5, 0.5]), np.full((2, 2), 0.25), np.full((2, 2, 2), 0.125)
+EVERY = {  # each function, with one array that is right
+    "entropy": (lambda p, **unit: entropy(p, **unit), HALF),
+    "conditional_entropy": (lambda p, **unit: conditional_entropy(p, given=0, **unit), TABLE),
+    "cross_entropy, p": (lambda p, **unit: cross_entropy(p, HALF, **unit), HALF),
+    "cross_entropy, q": (lambda q, **unit: cross_entropy(HALF, q, **unit), HALF),
+    "kl_divergence, p": (lambda p, **unit: kl_divergence(p, HALF, **unit), HALF),
+    "kl_divergence, q": (lambda q, **unit: kl_divergence(HALF, q, **unit), HALF),
+    "js_divergence, p": (lambda p, **unit: js_divergence(p, HALF, **unit), HALF),
+    "js_divergence, q": (lambda q, **unit: js_divergence(HALF, q, **unit), HALF),
+    "mutual_information": (mutual_information, TABLE),
+    "conditional_mutual_information": (conditional_mutual_information, CUBE),
+}
+GAUSSIAN = {
+    "gaussian_entropy": (gaussian_entropy, np.eye(2)),
+    "gaussian_kl_divergence": (
+        lambda sigma, **unit: gaussian_kl_divergence(HALF, sigma, HALF, np.eye(2), **unit),
+        np.eye(2),
+    ),
+    "gaussian_mutual_information": (
+        lambda sigma, **unit: gaussian_mutual_information(sigma, n_x=1, **unit),
+        np.eye(2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_function_takes_what_is_no_distribution(name):
+    measure, right = EVERY[name]
+    assert math.isfinite(measure(right))
+    for spoil, message in (
+        (lambda p: -p, "contains -"),
+        (lambda p: 0.9 * p, "sums to 0.9"),
+        (lambda p: np.where(np.arange(p.size).reshape(p.shape) == 1, math.nan, p), "NaN"),
+        (lambda p: p[..., :0], "non-empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure(spoil(right))
+
+
+@pytest.mark.parametrize("name", [*EVERY, *GAUSSIAN])
+@pytest.mark.parametrize("base", [0, -2, 1, 0.5, math.nan])
+def test_no_function_takes_such_a_base(name, base):
+    measure, right = {**EVERY, **GAUSSIAN}[name]
+    assert measure(right, base=2) == pytest.approx(measure(right) / math.log(2))
+    with pytest.raises(ValueError, match="must be above 1"):
+        measure(right, base=base)

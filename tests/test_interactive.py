@@ -165,6 +165,9 @@ def test_a_phone_shows_both_without_scrolling_sideways(page, shown):
         "all => all.map(text => 13 * text.getScreenCTM().a)"
     )
     assert min(sizes) > 10, "type too small to read"
+    legend = [text.bounding_box() for text in page.locator("svg text.legend").all()]
+    ends = [box["x"] + box["width"] for box in legend]
+    assert ends[0] < legend[1]["x"] and ends[1] <= page.viewport_size["width"], "names collide"
 
 
 def test_where_scripts_do_not_run_one_sentence_stands_in_its_place(shown):
