@@ -82,6 +82,10 @@ class Distiller(Learner):
         self.register_buffer("cached", teacher_logits, persistent=False)
         self._checked = False
 
+    def extra_repr(self) -> str:
+        """What a checkpoint should know, too: it is refused by a run of another description."""
+        return f"warmup_epochs={self.warmup_epochs}"
+
     def train(self, mode: bool = True) -> Self:
         """Set the student's and the losses' mode; the teacher stays in evaluation mode."""
         super().train(mode)

@@ -126,8 +126,8 @@ def fit(
         many CPUs and GPUs do several times faster. Weights, losses and updates stay float32.
     seed : int
     checkpoint : path, optional
-        Saved after each epoch. If the file is there, training continues from it; if it is
-        complete, `fit` returns at once.
+        Saved after each epoch, and kept whole whatever stops the run: an error, Ctrl-C, a kill.
+        If the file is there, training continues from it; if it is complete, `fit` returns at once.
     progress : bool
         Show a progress bar.
 
@@ -218,7 +218,9 @@ def fit(
                     names, parts = list(named), torch.stack(list(named.values()))
                     opt.zero_grad()
                     parts.sum().backward()
-                except torch.OutOfMemoryError as error:
+                except RuntimeError as error:
+                    if not _is_out_of_memory(error):
+                        raise
                     raise torch.OutOfMemoryError(
                         f"batch_size: {batch_size} images at once do not fit into the memory of "
                         f"{device}: try {max(1, batch_size // 2)}"
@@ -233,7 +235,7 @@ def fit(
                 step = int(good.int().argmin())
                 found = dict(zip(names, losses[step].tolist(), strict=True))
                 lr = base_lrs[0] * factor(epoch, step)
-                kept = "" if checkpoint is None else f"; {checkpoint} holds the epoch before"
+                kept = f"; {checkpoint} holds the epoch before" if epoch and checkpoint else ""
                 raise FloatingPointError(
                     f"loss is not finite in epoch {epoch}, step {step} of {steps_an_epoch}, at "
                     f"learning rate {lr:.3g} ({found}): lower the learning rate, or look for "
@@ -296,6 +298,12 @@ def evaluate(model: nn.Module, data: Images, *, teacher: nn.Module | None = None
         scores["agreement"] = analysis.agreement(logits, teacher_logits)
         scores["kl_to_teacher"] = analysis.kl_to_teacher(logits, teacher_logits)
     return scores
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """The CPU and MPS have no error of their own for it, only words."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)
 
 
 def _check_positive(**arguments: int) -> None:

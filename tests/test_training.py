@@ -1,6 +1,7 @@
 """`fit` learns, repeats, resumes to the bit, keeps checkpoints whole, and says what is wrong."""
 
 import copy
+import itertools
 import runpy
 import signal
 import subprocess
@@ -170,6 +171,59 @@ def test_a_run_that_was_cut_off_continues_to_the_bit(tmp_path):
     assert same(again.state_dict(), whole.state_dict())
 
 
+@pytest.mark.parametrize("stop_at", range(9))
+def test_ctrl_c_at_any_step_keeps_the_checkpoint_and_loses_nothing(tmp_path, stop_at):
+    class UntilCtrlC(Supervised):
+        def forward(self, batch):
+            if next(steps) == stop_at:
+                signal.raise_signal(signal.SIGINT)
+            return super().forward(batch)
+
+    UntilCtrlC.__name__ = "Supervised"
+    steps, path = itertools.count(), tmp_path / "run.pt"
+    run = partial(
+        fit, train=images(), epochs=3, batch_size=32, augment=jitter, progress=False
+    )  # 3 steps an epoch
+    whole, resumed = network(), network(seed=99)
+    run(Supervised(whole))
+    with pytest.raises(KeyboardInterrupt):
+        run(UntilCtrlC(network()), checkpoint=path)
+    assert path.exists() == (stop_at >= 3)
+    if path.exists():
+        assert len(torch.load(path, weights_only=True)["history"]) == stop_at // 3
+    else:
+        resumed = network()  # nothing to go on from: the same start once more
+    run(Supervised(resumed), checkpoint=path)
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_keeps_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    fit(Supervised(network()), images(), epochs=1, checkpoint=path, progress=False)
+    good = path.read_bytes()
+
+    def interrupted(content, file):
+        file.write(b"half a check")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {}, network(), adamw(network().parameters()), [])
+    assert path.read_bytes() == good
+
+
+def test_a_distiller_with_another_warm_up_is_another_run(tmp_path):
+    def run(warmup):
+        losses = {"soft": SoftTargets(tau=2.0)}
+        learner = Distiller(network(seed=1), network(seed=2), losses, warmup_epochs=warmup)
+        fit(learner, images(), epochs=2, checkpoint=tmp_path / "d.pt", progress=False)
+
+    run(1)
+    run(1)
+    with pytest.raises(ValueError, match=r"of another run: it has learner"):
+        run(0)
+
+
 def test_a_distiller_resumes_too(tmp_path):
     def distiller():
         return Distiller(network(seed=1), network(seed=2), {"soft": SoftTargets(tau=2.0)})
@@ -269,6 +323,17 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert len(torch.load(path, weights_only=True)["history"]) == 1
 
 
+def test_a_loss_that_is_not_finite_at_once_names_no_checkpoint(tmp_path):
+    class Infinite(Supervised):
+        def forward(self, batch):
+            return {"labels": super().forward(batch)["labels"] * float("inf")}
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(FloatingPointError, match=r"in epoch 0, step 0 of 3.*not finite$"):
+        fit(Infinite(network()), images(), epochs=1, batch_size=32, checkpoint=path, progress=False)
+    assert not path.exists()
+
+
 def test_a_killed_process_resumes_to_the_bit(tmp_path, monkeypatch):
     """No farewell, no `except`: the operating system takes the process away in mid-epoch."""
     program = tmp_path / "program.py"
@@ -317,6 +382,21 @@ def test_out_of_memory_names_a_batch_size_to_try():
 
     with pytest.raises(torch.OutOfMemoryError, match=r"batch_size: 64 images .*: try 32"):
         fit(Greedy(network()), images(), epochs=1, batch_size=64, progress=False)
+
+
+def test_out_of_memory_on_a_cpu_too():
+    class Greedy(Supervised):
+        def forward(self, batch):
+            torch.empty(2**55, dtype=torch.uint8)  # the system's own refusal
+            return super().forward(batch)
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"batch_size: 64 images .*: try 32"):
+        fit(Greedy(network()), images(), epochs=1, batch_size=64, progress=False)
+
+
+def test_another_error_of_the_network_is_left_as_it_is():
+    with pytest.raises(RuntimeError, match=r"shapes cannot be multiplied"):
+        fit(Supervised(MLP(35, 3)), images(), epochs=1, progress=False)
 
 
 def test_half_precision_reaches_the_network_and_spares_weights_and_losses():
