@@ -1,7 +1,7 @@
 """Losses of logits: each a pure function first, then a small module that carries its weight.
 
 To add one: write the function, write the module beside it (its ``forward`` takes a `Step`), and
-add a line to the table in the book's notation. Nothing else has to know about it.
+add a line to the table of losses in `chapters/notation.md`. Nothing else has to know about it.
 
 Everything here takes **logits**, never probabilities, and returns nats, averaged over the batch.
 """

@@ -10,6 +10,7 @@ from set_address import ROOT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill_lib import features, objectives, relations
 from distill_lib.data import Images
 from distill_lib.distiller import Distiller
 from distill_lib.models import MLP
@@ -43,3 +44,22 @@ def test_the_example_plays_through():
     learner = Distiller(teacher, student, {"correlation": names["Correlation"](tau=4.0)})
     history = fit(learner, train, epochs=10, progress=False)
     assert history[-1]["correlation"] < history[0]["correlation"]
+
+
+def test_the_table_of_losses_has_all_of_them():
+    notation = (ROOT / "chapters" / "notation.md").read_text("utf-8")
+    table = notation.split("## Every loss in one table")[1].split("\n## ")[0]
+    modules = (objectives, features, relations)
+    losses = {
+        name
+        for module in modules
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", "") == module.__name__
+        and (name.endswith(("_loss", "_losses")) or name != "FeatureLoss" and is_module(value))
+    }
+    assert {"SoftTargets", "flow_loss"} < losses
+    assert losses <= set(re.findall(r"`(\w+)`", table))
+
+
+def is_module(value):
+    return isinstance(value, type) and issubclass(value, nn.Module)
