@@ -1,0 +1,275 @@
+"""Run a notebook of a student, whose code is not trusted, apart from everything else.
+
+`run` starts this file as a program of its own, in the best of three ways that the machine allows:
+
+namespaces   (Linux, as root or where users may make namespaces) The notebook sees no files but the
+             system's programs, the Python environment, `distill_lib` and its own folder. It has no
+             network, sees no other process, and all that it started ends with it.
+user         (as root) It runs as a user who owns nothing but the notebook's folder. What all users
+             may read, it can read.
+none         It runs as whoever calls. It can do whatever they can.
+
+All three limit its time, its memory, its files and its environment variables.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LEVELS = ("namespaces", "user", "none")
+FIRST_USER = 60706  # up to 61183 systemd and Debian leave user ids to nobody
+LARGEST_FILE = 64_000_000  # bytes
+MOST_PRINTED = 100_000  # characters that a cell prints, and that are kept
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc",
+    "/sys/devices/system",
+)
+WORDS = {
+    "DeadKernelError": "its kernel died, of its own doing or for want of memory",
+    "CellTimeoutError": "a cell took too long and could not be interrupted",
+}
+
+
+@dataclass
+class Limits:
+    """What one submission may use."""
+
+    cell: int = 120  # seconds
+    total: int = 600  # seconds
+    memory: int = 4000  # MB, of each process
+    threads: int = 1
+
+
+@dataclass
+class Run:
+    """What came of a run: for each cell whether it was reached, and its outputs."""
+
+    cells: list[dict[str, Any]]
+    failure: str | None  # why the run stopped before its end
+
+
+def run(notebook: str, level: str, limits: Limits, number: int = 0) -> Run:
+    """Run a notebook, given as text, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True) as outer:
+        os.chmod(outer, 0o711)
+        folder = Path(outer, "work")
+        folder.mkdir(mode=0o700)
+        (folder / "lab.ipynb").write_text(notebook, "utf-8")
+        user = FIRST_USER + number % 400 if os.geteuid() == 0 and level != "none" else None
+        if user is not None:
+            for path in (folder, folder / "lab.ipynb"):
+                os.chown(path, user, user)
+        failure = _run_in(folder, level, limits, user)
+        cells = _read_result(folder / "result.json")
+    return Run(cells, failure)
+
+
+def _run_in(folder: Path, level: str, limits: Limits, user: int | None) -> str | None:
+    orders = {"folder": str(folder), "user": user, "level": level, "limits": vars(limits)}
+    command = [sys.executable, "-B", __file__, json.dumps(orders)]
+    settings: dict[str, Any] = {}
+    if level == "namespaces":
+        spaces = ["--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"]
+        as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        command = ["unshare", *as_root, *spaces, "--", *command]
+    elif level == "user":
+        settings = {"user": user, "group": user, "extra_groups": []}
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=_environment(folder, limits),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(log := tempfile.TemporaryFile()),
+            start_new_session=True,
+            **settings,
+        )
+    except OSError as error:
+        return f"it could not be started: {error}"
+    with log:
+        try:
+            status = process.wait(limits.total)
+        except subprocess.TimeoutExpired:
+            return f"it took longer than {limits.total} s in all"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+        last = log.read().decode(errors="replace").strip().split("\n")[-1]
+    last = WORDS.get(last) or f"it ended with an error: {last[:200].replace('`', chr(39))}"
+    return last if status else None
+
+
+def _environment(folder: Path, limits: Limits) -> dict[str, str]:
+    """Return the variables a submission gets: none of the caller's, which may hold secrets."""
+    programs = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(limits.threads))
+    return {"PATH": programs, "HOME": str(folder), "LANG": "C.UTF-8", "LOGNAME": "s", **threads}
+
+
+def _read_result(path: Path) -> list[dict[str, Any]]:
+    """Read what the run wrote, where a submission could have put anything, links included."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            state = os.fstat(file.fileno())
+            is_plain = state.st_nlink == 1 and os.path.isfile(file.fileno())
+            cells = json.loads(file.read(LARGEST_FILE)) if is_plain else []
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [c if isinstance(c, dict) else {} for c in cells] if isinstance(cells, list) else []
+
+
+def find_level() -> str:
+    """Return the best level of isolation in which a notebook runs on this machine."""
+    return next(level for level in LEVELS if level == "none" or works(level))
+
+
+def works(level: str) -> bool:
+    """Whether a notebook runs at this level."""
+    if level == "user" and os.geteuid() != 0:
+        return False
+    if level == "namespaces" and not shutil.which("unshare"):
+        return False
+    cell = {"cell_type": "code", "source": "print(6 * 7)", "metadata": {}, "id": "trial"}
+    trial = json.dumps(
+        {"cells": [{**cell, "outputs": []}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    )
+    result = run(trial, level, Limits(total=120))
+    return result.failure is None and "42" in json.dumps(result.cells)
+
+
+# What follows runs in the process of its own.
+
+
+def inside(orders: dict[str, Any]) -> None:
+    """Close the doors, one after the other, and run the notebook."""
+    folder, user, limits = Path(orders["folder"]), orders["user"], Limits(**orders["limits"])
+    if orders["level"] == "namespaces":
+        _switch_network_on()
+        _enter_new_root(folder)
+        drop = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+        if user is not None:
+            drop += [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        again = json.dumps({**orders, "level": "inside"})
+        os.execvp("setpriv", [*drop, sys.executable, "-B", __file__, again])
+    _set_limits(limits, alone=user is not None)
+    execute(folder, limits)
+
+
+def _switch_network_on() -> None:
+    """Bring up the loopback device, over which the kernel is spoken to: there is no other."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, 0x8914, struct.pack("16sh", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+
+
+def _enter_new_root(folder: Path) -> None:
+    """Make a file system of the few folders that a lab needs, and know no other from now on."""
+    import distill_lib
+
+    package = str(Path(distill_lib.__file__).parent)
+    root = Path(tempfile.mkdtemp())  # seen in this namespace only, once it is mounted
+    _mount("-t", "tmpfs", "-o", "size=1m,mode=755", "grade", str(root))
+    for name in SYSTEM:
+        if os.path.islink(name):
+            os.symlink(os.readlink(name), root / name[1:])
+        elif os.path.isdir(name):
+            _bind(name, root, "rbind,ro")
+    if os.path.isdir(hidden := f"{root}{ROOT}"):  # the book lies in one of them
+        _mount("-t", "tmpfs", "-o", "size=1m,mode=755", "grade", hidden)
+    for name in {sys.prefix, sys.base_prefix, package, f"{ROOT}/tools"} - {"/usr"}:
+        _bind(name, root, "rbind,ro")
+    for name in ("null", "zero", "random", "urandom", "full"):
+        (root / "dev").mkdir(exist_ok=True)
+        (root / "dev" / name).touch()
+        _mount("--bind", f"/dev/{name}", str(root / "dev" / name))
+    for name in ("tmp", "dev/shm"):
+        (root / name).mkdir()
+        _mount("-t", "tmpfs", "-o", "size=500m,mode=1777,nosuid,nodev", "grade", str(root / name))
+    (root / "dev/pts").mkdir()  # for `!command`
+    _mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666", "grade", str(root / "dev/pts"))
+    os.symlink("pts/ptmx", root / "dev/ptmx")
+    (root / "proc").mkdir()
+    _mount("-t", "proc", "proc", str(root / "proc"))
+    _bind(str(folder), root, "bind")
+    os.chroot(root)
+    os.chdir(folder)
+
+
+def _bind(name: str, root: Path, options: str) -> None:
+    (root / name[1:]).mkdir(parents=True, exist_ok=True)
+    _mount("-o", options, name, str(root / name[1:]))
+
+
+def _mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def _set_limits(limits: Limits, *, alone: bool) -> None:
+    sizes = {
+        resource.RLIMIT_DATA: limits.memory * 1_000_000,
+        resource.RLIMIT_FSIZE: LARGEST_FILE,
+        resource.RLIMIT_CORE: 0,
+    }
+    if alone:  # or it would count the caller's other processes
+        sizes[resource.RLIMIT_NPROC] = 400
+    for name, size in sizes.items():
+        _, hard = resource.getrlimit(name)
+        size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(name, (size, size))
+
+
+def execute(folder: Path, limits: Limits) -> None:
+    """Run the notebook with nbgrader's own step, and write the outputs down after every cell."""
+    import nbformat
+    from nbgrader.preprocessors import Execute
+
+    notebook = nbformat.read(folder / "lab.ipynb", as_version=4)
+    cells: list[dict[str, Any]] = [{} for _ in notebook.cells]
+
+    class Recorder(Execute):
+        def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
+            """Take no more of what a loop prints than fits."""
+            if msg["msg_type"] == "stream":
+                printed = sum(len(o.text) for o in cell.outputs if o.output_type == "stream")
+                room = max(0, MOST_PRINTED - printed)
+                msg["content"]["text"] = msg["content"]["text"][:room]
+                if not room:
+                    return None
+            return super().process_message(msg, cell, cell_index)
+
+        def on_cell_executed(self, **of: Any) -> None:
+            super().on_cell_executed(**of)
+            cells[of["cell_index"]] = {"outputs": of["cell"].outputs}
+            (folder / "result.new").write_text(json.dumps(cells))
+            os.replace(folder / "result.new", folder / "result.json")
+
+    recorder = Recorder(timeout=limits.cell, iopub_timeout=30)
+    try:
+        recorder.preprocess(notebook, {"metadata": {"path": str(folder)}})
+    except Exception as error:
+        sys.exit(type(error).__name__)  # one of WORDS; the message may be long
+
+
+if __name__ == "__main__":
+    inside(json.loads(sys.argv[1]))
