@@ -193,6 +193,7 @@ def temperature_for_entropy(student: Function) -> None:
     random = np.random.default_rng()
     cases = [(np.array([2.0, 1.0, 0.0]), 0.5)]
     for scale, n_classes, share in ((1.0, 10, 0.4), (200.0, 5, 0.7), (0.001, 30, 0.2)):
+        scale *= random.uniform(0.8, 1.25)  # and the temperature with it
         logits = scale * random.permutation(np.linspace(-2, 3, n_classes))
         cases.append((logits + scale * random.normal(), share * math.log(n_classes)))
 

@@ -326,8 +326,13 @@ def check_soft_loss(student: Function) -> None:
         return True
 
     accepts.__name__ = getattr(student, "__name__", "your function")
-    verdicts = {what: attempt(accepts, _Loss(wrong)) for what, wrong in _WRONG.items()}
-    right = [attempt(accepts, _Loss(loss)) for loss in _RIGHT]
+    ways = ("with `kl_div`", "as a difference of cross-entropy and entropy", "as a plain sum")
+    losses = {**_WRONG, **dict(zip(ways, _RIGHT, strict=True))}
+    names = list(losses)
+    order = np.random.default_rng().permutation(len(names))  # so that counting calls won't do
+    accepted = {names[i]: attempt(accepts, _Loss(losses[names[i]])) for i in order}
+    verdicts = {what: accepted[what] for what in _WRONG}
+    right = [accepted[way] for way in ways]
     if not any(right) and not any(verdicts.values()):
         raise AssertionError(
             "Your test rejects every loss, the right ones too. Does it allow for rounding? Is its "
@@ -339,13 +344,12 @@ def check_soft_loss(student: Function) -> None:
             "computed, printed or returned tests nothing."
         )
     if not all(right):
-        ways = ("with `kl_div`", "as a difference of cross-entropy and entropy", "as a plain sum")
         rejected = ways[right.index(False)]
         raise AssertionError(
             f"Your test rejects a right loss, one that is written {rejected}. Does it allow for "
             "rounding? Is its own value right?"
         )
-    let_through = [what for what, accepted in verdicts.items() if accepted]
+    let_through = [what for what, passes in verdicts.items() if passes]
     if let_through:
         raise AssertionError(
             f"Caught {len(verdicts) - len(let_through)} of {len(verdicts)}. Your test lets through "

@@ -281,6 +281,8 @@ def map_from_distances(student: Function) -> None:
     if agree([embed(*case) for case in cases]):
         passed("map_from_distances: the distances hold the whole map")
         return
+    if all(np.ptp(points) == 0 for points in drawn):  # exactly: a wrong sign leaves rounding
+        raise AssertionError("All points fall on one another.")
     mistakes: dict[str, dict[str, Any]] = {
         "The distances are not squared: it is their squares that a product of centred points can "
         "be read from.": {"power": 1},
@@ -296,8 +298,6 @@ def map_from_distances(student: Function) -> None:
     for message, how in mistakes.items():
         if agree([embed(*case, **how) for case in cases]):
             raise AssertionError(message)
-    if any(np.ptp(points) == 0 for points in drawn):
-        raise AssertionError("All points fall on one another.")
     off = float(np.abs(drawn[0] - triangle).max())
     raise AssertionError(
         f"A triangle with sides 3, 4 and 5 comes back with a side that is off by {off:.3g}."
