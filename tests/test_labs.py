@@ -43,7 +43,10 @@ def solutions(chapter):
                 code += marked.split("\n")
         elif is_answer or "solution" in cell.id.split("-"):
             prose += re.split(r"(?<=[.:;?!])\s|\n", cell.source)
-        code += [output.get("text", "") for output in cell.get("outputs", [])]
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            if "image/png" not in shown:  # a figure's text says what there is to reach
+                code += [output.get("text", ""), shown.get("text/plain", "")]
     # Shorter pieces ("Kraft's inequality") say nothing.
     long = [(words(piece), 25) for piece in prose] + [(words(piece), 11) for piece in code]
     return [piece for piece, least in long if len(piece) > least]
@@ -90,6 +93,43 @@ def test_nothing_is_shown_but_the_figures_to_reach(lab, chapter, path):
     for cell in lab.cells:
         assert cell.get("execution_count") is None
         assert "attachments" not in cell and "data:image" not in cell.source
+
+
+def pictures(notebook):
+    return {
+        cell.id: output.data["image/png"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    }
+
+
+def test_no_picture_leaks_but_the_figures_to_reach(lab, chapter, path):
+    """Those are drawn by a locked cell of an exercise, and never by an answer or a solution."""
+    shipped = set(pictures(lab).values())
+    for picture in (ROOT / FIGURES).glob(f"{path.stem}-*.png"):
+        shipped.add(base64.b64encode(picture.read_bytes()).decode())
+    drawn = {cell: picture.replace("\n", "") for cell, picture in pictures(chapter).items()}
+    to_reach = {cell for cell in drawn if re.fullmatch(r"exercise-\d+-figure", cell)}
+    assert {picture.replace("\n", "") for picture in shipped} == {drawn[c] for c in to_reach}
+    for cell in chapter.cells:
+        if cell.id in to_reach:
+            mark = cell.metadata.nbgrader
+            assert mark.locked and not mark.solution, cell.id
+    assert {f"{exercise}-figure" for exercise in figures_to_reach(chapter)} == to_reach
+
+
+def test_a_picture_that_a_solution_draws_would_stay_behind(chapter):
+    """Planted in turn in every cell that a student must not see."""
+    figure = nbformat.v4.new_output("display_data", {"image/png": "c2VjcmV0"})
+    before = figures_to_reach(chapter)
+    for cell in exercises(chapter):
+        hidden = "solution" in cell.id.split("-") or cell.id.endswith("-answer")
+        if cell.cell_type == "code" and hidden:
+            cell.outputs.append(figure)
+    assert "c2VjcmV0" in json.dumps(chapter)
+    assert figures_to_reach(chapter) == before
+    assert "c2VjcmV0" not in json.dumps(lab_source(chapter, "01-entropy"))
 
 
 def test_every_answer_begins_as_a_stub(lab):

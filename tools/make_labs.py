@@ -65,10 +65,14 @@ def exercises(chapter: NotebookNode) -> list[NotebookNode]:
 
 
 def figures_to_reach(chapter: NotebookNode) -> dict[str, NotebookNode]:
-    """Return the output that is a figure, by the exercise that draws it."""
+    """Return the output that is a figure, by the exercise that asks for it.
+
+    What an answer or a solution draws elsewhere is no figure to reach.
+    """
     return {
-        re.match(r"exercise-\d+", cell.id)[0]: output
+        cell.id.removesuffix("-figure"): output
         for cell in exercises(chapter)
+        if re.fullmatch(r"exercise-\d+-figure", cell.id)
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     }
