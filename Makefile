@@ -2,12 +2,13 @@
 # Every target makes the environment it needs: .venv, once, and again when the requirements change.
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test labs run bench lint address clean
+.PHONY: help env book test labs grade run bench compare lint address clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -38,17 +39,26 @@ test: $(READY)  ## Run every check: lint, types, the built book, all tests, all 
 	@status=0; \
 	$(MAKE) --no-print-directory lint || status=1; \
 	$(MAKE) --no-print-directory book || status=1; \
-	$(BIN)/python -m pytest --cov || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --numprocesses=$(JOBS) --dist=loadgroup || status=1; \
 	exit $$status
 
-labs: $(READY)  ## Write the students' notebooks into labs/.
+labs: $(READY)  ## Write the students' notebooks into labs/, and the pages for their instructor.
 	@$(BIN)/python tools/make_labs.py
+	@$(BIN)/python tools/make_overview.py
 
 run: $(READY)  ## Execute the chapters again, in place: make run, or make run CHAPTER=09-student.
 	@$(BIN)/python tools/run_chapters.py $(CHAPTER)
 
 bench: $(READY)  ## Measure again what is too slow, or too uncertain, for a chapter or a test.
-	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/efficiency.py benchmarks/*_speed.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+
+compare: $(READY)  ## Compare all distillers again (most of an hour on two cores; goes on where it was cut off).
+	@$(BIN)/python benchmarks/compare.py
+
+grade: $(READY)  ## Grade what a class handed in: make grade SUBMISSIONS=folder LAB=05 [OUT=folder].
+	@test -n "$(SUBMISSIONS)" || { echo "Say where the notebooks are: make grade SUBMISSIONS=folder LAB=05"; exit 1; }
+	@test -n "$(LAB)" || { echo "Say which lab it is: make grade SUBMISSIONS=$(SUBMISSIONS) LAB=05"; exit 1; }
+	@$(BIN)/python tools/grade.py "$(SUBMISSIONS)" "$(LAB)" $(if $(OUT),--out "$(OUT)")
 
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .

@@ -9,6 +9,16 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
+def pytest_collection_modifyitems(items):
+    """Side by side, a file's tests stay together, as they share what its fixtures made.
+
+    The chapters are the exception: each runs alone, and they take most of the time.
+    """
+    for item in items:
+        if item.path.name != "test_notebooks.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
     """What is built from: a copy of the package, since a build leaves folders behind."""
