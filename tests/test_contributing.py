@@ -55,7 +55,7 @@ def test_the_table_of_losses_has_all_of_them():
         for module in modules
         for name, value in vars(module).items()
         if getattr(value, "__module__", "") == module.__name__
-        and (name.endswith(("_loss", "_losses")) or name != "FeatureLoss" and is_module(value))
+        and (name.endswith(("_loss", "_losses")) or (name != "FeatureLoss" and is_module(value)))
     }
     assert {"SoftTargets", "flow_loss"} < losses
     assert losses <= set(re.findall(r"`(\w+)`", table))
