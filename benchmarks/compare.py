@@ -16,10 +16,12 @@ on which a fainter second digit lies on top of the first, whose label it is.
     make compare          (or: python benchmarks/compare.py --seeds 5)
 
 writes distill_lib/records/comparison.json. It takes most of an hour on two CPU cores. Finished
-students are kept in the file that `--resume` names, so that a run that was cut off goes on.
+students are kept in the file that `--resume` names, so that a run that was cut off goes on; a
+change of this script begins anew.
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -226,7 +228,7 @@ class Task:
             epochs=8,
             optimizer=partial(adamw, lr=3e-3),
             augment=jitter,
-            checkpoint=folder / f"comparison-{len(train)}-{name == 'crowded'}.pt",
+            checkpoint=folder / f"comparison-{distill_lib.__version__}-{len(train)}-{name}.pt",
             progress=False,
         )
         self.train = train[:1000] if name == "small" else train
@@ -349,7 +351,8 @@ def main():
     parser.add_argument("--data", nargs="+", choices=EPOCHS, default=list(EPOCHS))
     parser.add_argument("--repeats", type=int, default=5, help="epochs that are timed")
     parser.add_argument("--workers", type=int, help="students that train side by side")
-    parser.add_argument("--resume", type=Path, default=cache_dir() / "comparison.jsonl")
+    script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    parser.add_argument("--resume", type=Path, default=cache_dir() / f"comparison-{script}.jsonl")
     parser.add_argument("--record", type=Path, default=RECORD)
     setup = parser.parse_args()
 

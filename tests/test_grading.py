@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import os
 import re
 import tracemalloc
 
@@ -291,6 +292,29 @@ def test_a_malicious_submission_reaches_nothing_where_it_is_kept_apart(out, secr
         assert str(out) not in printed
 
 
+def test_a_folder_is_for_one_lab(tmp_path):
+    write(RELEASE, tmp_path / "in" / "one.ipynb")
+    (tmp_path / "out" / "course" / "source" / "02-kl-divergence").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="another lab"):
+        grade.main([str(tmp_path / "in"), "1", "--out", str(tmp_path / "out")])
+
+
+def test_a_table_of_points_without_its_columns_is_named(tmp_path):
+    write("student;exercise;max;points\nsmith;6;3;2\n", tmp_path / "points.csv")
+    with pytest.raises(SystemExit, match="should begin with"):
+        grade.enter_points(None, tmp_path / "points.csv", STEM, {})
+
+
+def test_what_a_check_prints_is_kept_up_to_its_tick(tmp_path):
+    lab = copy.deepcopy(RELEASE)
+    i = lab.cells.index(at(lab, "exercise-1-check"))
+    printed = {"output_type": "stream", "name": "stdout", "text": "x" * 50_000 + "\n✓ perplexity\n"}
+    cells = [{}] * i + [{"outputs": [printed]}]
+    lab = grade.with_outputs(lab, grade.Run(cells, None), notes := [])
+    assert "✓" in lab.cells[i].outputs[0].text
+    assert not any(note.startswith("Exercise 1") for note in notes)
+
+
 def test_the_results_are_for_the_instructor_alone(out):
     assert out.stat().st_mode & 0o077 == 0
 
@@ -303,7 +327,7 @@ def test_written_answers_come_with_a_rubric_and_their_points_are_added(out, plac
     (out / "points.csv").write_text(re.sub("(perfect_2,6,3,)", r"\g<1>2.5", table), "utf-8")
     folder = place / "again"  # the same notebook is not run again
     write(perfect(), folder / f"perfect_2_{STEM}.ipynb")
-    grade.main([str(folder), STEM, "--out", str(out), "--cell-limit", "1"])
+    grade.main([str(folder), STEM, "--out", os.path.relpath(out), "--cell-limit", "1"])
     row = rows(out / "grades.csv")["perfect_2"]
     assert [row[k] for k in ("score", "exercise 6", "to be graded by hand")] == ["13.5", "2.5", "0"]
     assert "perfect_2,6,3,2.5" in (out / "points.csv").read_text("utf-8")

@@ -12,7 +12,7 @@ grades.csv   a row a student: the score, and the points of each exercise
 report.md    what was mended, what failed, and how far the submissions were kept apart
 answers.md   the written answers, and rubric.md, how to mark them
 points.csv   where the points for written answers go; then type the same command again
-course       the whole as a course of nbgrader, for `nbgrader formgrader` or `generate_feedback`
+course       the whole as a course of nbgrader, for its Formgrader or `generate_feedback`
 """
 
 import argparse
@@ -35,7 +35,7 @@ from mend import Cell, Unreadable, exercise, is_answer, is_graded, mend, read_ce
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader.api import Gradebook, MissingEntry
-from sandbox import LEVELS, Limits, Run, find_level, run, works
+from sandbox import LEVELS, MOST_PRINTED, Limits, Run, find_level, run, works
 from set_address import ROOT
 
 KEPT_APART = {
@@ -45,9 +45,9 @@ KEPT_APART = {
         "not the grades, not another student's work."
     ),
     "user": (
-        "Each submission ran as a user of its own, who can't reach this folder. It could read "
-        "what every user of this machine can: **the chapters with their solutions, where they can "
-        "be read by all**."
+        "Each submission ran as a user of its own, who can't reach this folder. It had the "
+        "network, and could read what every user of this machine can: **the chapters with their "
+        "solutions and what was handed in, where they can be read by all**."
     ),
     "none": (
         "**The submissions were not kept apart: their code ran as the user who graded them, and "
@@ -87,7 +87,9 @@ def main(arguments: list[str] | None = None) -> Path:
     submissions = collect(options.submissions, stem)
     if not submissions:
         sys.exit(f"SUBMISSIONS: {options.submissions} is empty")
-    out = options.out or ROOT / "graded" / stem
+    out = (options.out or ROOT / "graded" / stem).resolve()  # nbgrader runs in another folder
+    if any(lab.name != stem for lab in (out / "course" / "source").glob("[0-9][0-9]-*")):
+        sys.exit(f"OUT: {out} has the grades of another lab: name a folder for {stem} alone")
     out.mkdir(parents=True, exist_ok=True)
     out.chmod(0o700)
     release = make_release(out / "course", stem)
@@ -174,7 +176,7 @@ def prepare(submission: Submission, release: NotebookNode, labs: dict[str, Noteb
     found: list[tuple[int, Path, list[Cell]]] = []
     for path in submission.paths:
         try:
-            if path.is_symlink() or path.suffix != ".ipynb":
+            if path.is_symlink() or not path.is_file() or path.suffix != ".ipynb":
                 raise Unreadable("it is no notebook (.ipynb).")
             cells = read_cells(path)
             found.append((recognised(cells, release), path, cells))
@@ -309,14 +311,14 @@ def safe_output(output: Any) -> NotebookNode | None:
     if not isinstance(output, dict):
         return None
     kind, data = output.get("output_type"), output.get("data")
-    text = {k: clean(output.get(k)) for k in ("name", "text", "ename", "evalue")}
+    text = {k: clean(output.get(k)) for k in ("name", "ename", "evalue")}
     if kind == "error":
         trace = output.get("traceback")
         lines = [clean(line) for line in trace[:100]] if isinstance(trace, list) else []
         return new_output("error", ename=text["ename"], evalue=text["evalue"], traceback=lines)
     if kind == "stream":
         name = "stderr" if text["name"] == "stderr" else "stdout"
-        return new_output("stream", name=name, text=text["text"])
+        return new_output("stream", name=name, text=clean(output.get("text"), MOST_PRINTED))
     if isinstance(data, dict):
         shown = {k: data[k] for k in ("text/plain", "image/png") if isinstance(data.get(k), str)}
         shown = {k: clean(v, 5_000_000) for k, v in shown.items()}
@@ -387,7 +389,10 @@ def enter_points(gradebook: Gradebook, path: Path, stem: str, names: dict[str, s
     if not path.exists():
         return
     with open(path, newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
+        table = csv.DictReader(file)
+        if not {"student", "exercise", "points"} <= set(table.fieldnames or ()):
+            sys.exit(f"{path}: it should begin with `student,exercise,max,points`")
+        for row in table:
             if not (row["points"] or "").strip():
                 continue
             if row["exercise"] not in names:
@@ -429,7 +434,8 @@ def report(
     by_hand = (
         "The written answers are in `answers.md`, question and model answer in `rubric.md`. Write "
         "the points into `points.csv` and type the same command again: it runs only what is new, "
-        "and adds them to `grades.csv`. Or mark them in `nbgrader formgrader`, started in `course`."
+        "and adds them to `grades.csv`. Or mark them in nbgrader's Formgrader, in Jupyter started "
+        "in `course`; but leave its *Autograde* alone, which runs a submission as you."
     )
     remarks = []
     for submission in submissions:

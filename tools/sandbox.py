@@ -117,8 +117,8 @@ def _run_in(folder: Path, level: str, limits: Limits, user: int | None) -> str |
             process.wait()
         log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
         last = log.read().decode(errors="replace").strip().split("\n")[-1]
-    last = WORDS.get(last) or f"it ended with an error: {last[:200].replace('`', chr(39))}"
-    return last if status else None
+    line = " ".join(last.split())[:200].replace("`", "'")  # it may be the student's
+    return (WORDS.get(last) or f"it ended with an error: `{line or status}`") if status else None
 
 
 def _environment(folder: Path, limits: Limits) -> dict[str, str]:
