@@ -172,7 +172,7 @@ def test_a_run_that_was_cut_off_continues_to_the_bit(tmp_path):
 
 
 @pytest.mark.parametrize("stop_at", range(9))
-def test_ctrl_c_at_any_step_keeps_the_checkpoint_and_loses_nothing(tmp_path, stop_at):
+def test_ctrl_c_at_any_step_keeps_the_checkpoint_and_loses_nothing(tmp_path, stop_at, request):
     class UntilCtrlC(Supervised):
         def forward(self, batch):
             if next(steps) == stop_at:
@@ -181,6 +181,8 @@ def test_ctrl_c_at_any_step_keeps_the_checkpoint_and_loses_nothing(tmp_path, sto
 
     UntilCtrlC.__name__ = "Supervised"
     steps, path = itertools.count(), tmp_path / "run.pt"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # test workers ignore Ctrl-C
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     run = partial(
         fit, train=images(), epochs=3, batch_size=32, augment=jitter, progress=False
     )  # 3 steps an epoch
