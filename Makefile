@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test labs grade run bench compare lint address clean
+.PHONY: help env book test labs grade run bench compare hinton lint address clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,10 @@ bench: $(READY)  ## Measure again what is too slow, or too uncertain, for a chap
 
 compare: $(READY)  ## Compare all distillers again (most of an hour on two cores; goes on where it was cut off).
 	@$(BIN)/python benchmarks/compare.py
+
+SEEDS ?= 5
+hinton: $(READY)  ## Reproduce Hinton et al. (2015), section 3: make hinton SEEDS=1 (a quarter of an hour a seed).
+	@$(BIN)/python benchmarks/hinton2015.py --seeds $$(seq 1 $(SEEDS))
 
 grade: $(READY)  ## Grade what a class handed in: make grade SUBMISSIONS=folder LAB=05 [OUT=folder].
 	@test -n "$(SUBMISSIONS)" || { echo "Say where the notebooks are: make grade SUBMISSIONS=folder LAB=05"; exit 1; }

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from distill_lib.models import CNN, MLP, count_parameters
+from distill_lib.data import Images
+from distill_lib.models import CNN, MLP, PooledDropout, count_parameters
+from distill_lib.training import Supervised, fit
 
 
 def test_parameter_counts_by_hand():
@@ -63,3 +65,67 @@ def test_layers_have_names():
 def test_an_mlp_needs_two_sizes():
     with pytest.raises(ValueError, match=r"sizes: expected at least inputs and classes"):
         MLP(784)
+
+
+def test_pooled_dropout_drops_with_its_probability_and_keeps_the_mean():
+    torch.manual_seed(0)
+    drop = PooledDropout(0.3, pool_size=2**20).train()
+    x = torch.ones(100, 500)
+    masks = [drop(x) for _ in range(5)]
+    for masked in masks:
+        assert masked.unique().tolist() == pytest.approx([0, 1 / 0.7])
+        assert float((masked == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
+    assert not torch.equal(masks[0], masks[1])
+    assert drop.eval()(x) is x
+
+
+def test_pooled_dropout_passes_the_gradient_of_what_it_keeps():
+    torch.manual_seed(0)
+    x = torch.ones(20, 30, requires_grad=True)
+    y = PooledDropout(0.5).train()(x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach())  # the mask itself, as x is 1
+
+
+def test_pooled_dropout_needs_a_pool_larger_than_a_batch():
+    with pytest.raises(ValueError, match=r"pool_size: expected more than the 100 units of a batch"):
+        PooledDropout(0.5, pool_size=100).train()(torch.ones(10, 10))
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_a_run_with_pooled_dropout_goes_on_exactly_where_it_was_cut_off(tmp_path, p):
+    # the bug this catches: a pool that is kept from epoch to epoch is not in the checkpoint
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (60, 1, 4, 4), generator=g, dtype=torch.uint8)
+    data = Images(x, torch.randint(0, 3, (60,), generator=g), ("a", "b", "c"), 0.5, 0.3)
+    steps = {"done": 0}
+
+    def train(checkpoint=None, stop=None):
+        torch.manual_seed(0)
+        model = MLP(16, 12, 3, dropout=0.5)
+        model.layers.dropout1 = PooledDropout(p, pool_size=1000)
+
+        def make(parameters):
+            optimizer = torch.optim.SGD(parameters, lr=0.1)
+
+            def count(*_):
+                steps["done"] += 1
+                if steps["done"] == stop:
+                    raise Stop
+
+            optimizer.register_step_post_hook(count)
+            return optimizer
+
+        options = {"epochs": 4, "batch_size": 16, "optimizer": make, "progress": False}
+        fit(Supervised(model), data, checkpoint=checkpoint, **options)
+        return model.layers.fc1.weight
+
+    whole = train()
+    steps["done"] = 0
+    with pytest.raises(Stop):
+        train(tmp_path / "c.pt", stop=10)  # in the third epoch
+    assert torch.equal(train(tmp_path / "c.pt"), whole)
