@@ -4,20 +4,30 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 from set_address import ROOT
+from xdist.scheduler import LoadFileScheduling
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items):
+pytest.register_assert_rewrite("checking")
+
+
+class ByFile(LoadFileScheduling):
     """Side by side, a file's tests stay together, as they share what its fixtures made.
 
     The chapters are the exception: each runs alone, and they take most of the time.
     """
-    for item in items:
-        if item.path.name != "test_notebooks.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+    def _split_scope(self, nodeid):
+        is_chapter = "test_notebooks.py" in nodeid
+        return nodeid if is_chapter else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)  # unknown without xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Whatever `--dist` says: pytest-xdist 3.8 loses the marks of `loadgroup` under pytest 9.2."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,13 @@ def cells(stem: str) -> dict[str, nbformat.NotebookNode]:
 
 
 def answers(stem: str, *, cut: bool) -> dict[str, object]:
-    """The names that a student's answers define: the solutions, or with `cut` the empty stubs."""
+    """The names that a student's answers define: the solutions, or with `cut` the empty stubs.
+
+    A set-up that trains a network, for the figures, does so at its end, which is left out.
+    """
     defined: dict[str, object] = {}
     with mpl.rc_context():
-        exec(cells(stem)["exercises-setup"].source, defined)
+        exec(cells(stem)["exercises-setup"].source.partition("\ntrain, ")[0], defined)
     for name, cell in cells(stem).items():
         if cell.cell_type == "code" and re.fullmatch(r"exercise-\d+-answer", name):
             text = cell.source

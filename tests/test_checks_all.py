@@ -7,6 +7,7 @@ import re
 import time
 from functools import cache, partial
 
+import checking
 import matplotlib as mpl
 import nbformat
 import numpy as np
@@ -79,14 +80,8 @@ def test_a_chapters_own_tests_have_every_checker(stem):
     own = own_tests(stem)
     assert own.CHAPTER == stem
     assert list(own.EXERCISES) == names == list(own.MISTAKES)
-    for test in (
-        own.test_the_empty_stub_fails_kindly,
-        own.test_an_error_of_the_student_is_named,
-        own.test_a_check_is_quiet_about_warnings,
-        own.test_messages_differ,
-    ):
-        (mark,) = (mark for mark in test.pytestmark if mark.name == "parametrize")
-        assert mark.args == ("name", own.EXERCISES)
+    for test in (name for name in checking.__all__ if name.startswith("test_")):
+        assert hasattr(own, test), f"{test}: from checking import *"
 
 
 @every_checker

@@ -1,11 +1,8 @@
 """Each checker passes the solution, and tells a beginner which mistake it was."""
 
-import re
-import warnings
-
-import matplotlib as mpl
 import numpy as np
 import pytest
+from checking import *  # noqa: F403
 from lab_answers import answers, cells
 from sklearn.metrics import mutual_info_score
 
@@ -18,7 +15,6 @@ from distill_lib.information import (
     mutual_information,
 )
 
-mpl.use("Agg")
 CHAPTER = "03-mutual-information"
 EXERCISES = (
     "information_in_bits",
@@ -27,46 +23,7 @@ EXERCISES = (
     "information_along",
     "least_error",
 )
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_the_solution_passes(name, capsys):
-    getattr(check, name)(answers(CHAPTER, cut=False)[name])
-    shown = capsys.readouterr()
-    assert shown.out.startswith(f"✓ {name}: ")
-    assert not shown.err
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_the_empty_stub_fails_kindly(name):
-    with pytest.raises(AssertionError, match=f"{name} is still empty") as error:
-        getattr(check, name)(answers(CHAPTER, cut=True)[name])
-    assert error.value.__suppress_context__, "the student should not see two errors"
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_an_error_of_the_student_is_named(name):
-    def student(*inputs):
-        return undefined_name  # noqa: F821
-
-    with pytest.raises(AssertionError, match=r"stopped with NameError: .*undefined_name"):
-        getattr(check, name)(student)
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_a_check_is_quiet_about_warnings(name, capsys):
-    """Since nbgrader takes anything on stderr for a failure."""
-    solution = answers(CHAPTER, cut=False)[name]
-
-    def student(*inputs):
-        warnings.warn("careful", stacklevel=1)
-        np.log(np.zeros(1))
-        return solution(*inputs)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        getattr(check, name)(student)
-    assert not capsys.readouterr().err
+FEWEST = 6  # messages for an exercise
 
 
 # ---- typical mistakes: what a student wrote, and what the message says
@@ -300,16 +257,6 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [(name, number) for name, students in MISTAKES.items() for number in range(len(students))],
-)
-def test_a_typical_mistake_is_named(name, number):
-    student, message = MISTAKES[name][number]
-    with np.errstate(all="ignore"), pytest.raises(AssertionError, match=message):
-        getattr(check, name)(student)
-
-
 def test_the_larger_solution_of_fano_is_not_the_least():
     def other_root(unknown, n_classes):
         low, high = 1 - 1 / n_classes, 1.0  # here the curve falls, from ln K to ln(K - 1)
@@ -323,17 +270,6 @@ def test_the_larger_solution_of_fano_is_not_the_least():
 
     with pytest.raises(AssertionError, match="there is a smaller solution"):
         check.least_error(other_root)
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_messages_differ(name):
-    """So that each tells its own mistake."""
-    messages = []
-    for student, _ in MISTAKES[name]:
-        with np.errstate(all="ignore"), pytest.raises(AssertionError) as error:
-            getattr(check, name)(student)
-        messages.append(re.sub(r"[\d.e+-]+", "", str(error.value)))
-    assert len(set(messages)) >= 6
 
 
 def test_a_right_answer_by_another_way_passes():
@@ -351,7 +287,6 @@ def test_a_right_answer_by_another_way_passes():
     check.least_error(lambda h, k: np.float64(bisection(steps=40)(h, k)))
 
 
-@pytest.mark.parametrize("name", EXERCISES)
 def test_inputs_are_drawn_afresh(name):
     """So that answers learnt by heart fail."""
     solution = answers(CHAPTER, cut=False)[name]
@@ -368,7 +303,6 @@ def test_inputs_are_drawn_afresh(name):
     assert seen[:half] != seen[half:]
 
 
-@pytest.mark.parametrize("name", EXERCISES)
 def test_checkers_are_stable(name):
     """Random inputs never fail a right answer, nor pass a wrong one."""
     solution = answers(CHAPTER, cut=False)[name]

@@ -1,56 +1,15 @@
 """Each checker passes the solution, and tells a beginner which mistake it was."""
 
-import re
-import warnings
-
 import numpy as np
 import pytest
+from checking import *  # noqa: F403
 from lab_answers import answers
 
 from distill_lib.checks import why_it_works as check
 
 CHAPTER = "16-why-it-works"
 EXERCISES = ("student_weights", "disagreement_in", "label_price", "break_even", "share_within")
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_the_solution_passes(name, capsys):
-    getattr(check, name)(answers(CHAPTER, cut=False)[name])
-    shown = capsys.readouterr()
-    assert shown.out.startswith(f"✓ {name}: ")
-    assert not shown.err
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_the_empty_stub_fails_kindly(name):
-    with pytest.raises(AssertionError, match=f"{name} is still empty") as error:
-        getattr(check, name)(answers(CHAPTER, cut=True)[name])
-    assert error.value.__suppress_context__, "the student should not see two errors"
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_an_error_of_the_student_is_named(name):
-    def student(*inputs):
-        return undefined_name  # noqa: F821
-
-    with pytest.raises(AssertionError, match=r"stopped with NameError: .*undefined_name"):
-        getattr(check, name)(student)
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_a_check_is_quiet_about_warnings(name, capsys):
-    """Since nbgrader takes anything on stderr for a failure."""
-    solution = answers(CHAPTER, cut=False)[name]
-
-    def student(*inputs):
-        warnings.warn("careful", stacklevel=1)
-        np.log(np.zeros(1))
-        return solution(*inputs)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        getattr(check, name)(student)
-    assert not capsys.readouterr().err
+ALIKE = 2  # messages, at most, for two mistakes
 
 
 # ---- typical mistakes: what a student wrote, and what the message says
@@ -177,27 +136,6 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [(name, number) for name, students in MISTAKES.items() for number in range(len(students))],
-)
-def test_a_typical_mistake_is_named(name, number):
-    student, message = MISTAKES[name][number]
-    with np.errstate(all="ignore"), pytest.raises(AssertionError, match=message):
-        getattr(check, name)(student)
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_messages_differ(name):
-    """So that each tells its own mistake."""
-    messages = []
-    for student, _ in MISTAKES[name]:
-        with np.errstate(all="ignore"), pytest.raises(AssertionError) as error:
-            getattr(check, name)(student)
-        messages.append(re.sub(r"[\d.e+-]+", "", str(error.value)))
-    assert len(set(messages)) >= len(MISTAKES[name]) - 2
-
-
 def test_a_right_answer_by_another_way_passes():
     check.student_weights(lambda x, w, s: s + np.linalg.lstsq(x, x @ (w - s), rcond=None)[0])
     check.label_price(_price)
@@ -208,7 +146,6 @@ def test_a_right_answer_by_another_way_passes():
     )
 
 
-@pytest.mark.parametrize("name", EXERCISES)
 def test_inputs_are_drawn_afresh(name):
     """So that answers learnt by heart fail."""
     solution, seen = answers(CHAPTER, cut=False)[name], []
@@ -227,7 +164,6 @@ def test_inputs_are_drawn_afresh(name):
     )
 
 
-@pytest.mark.parametrize("name", EXERCISES)
 def test_a_student_cannot_spoil_the_inputs(name):
     solution = answers(CHAPTER, cut=False)[name]
 

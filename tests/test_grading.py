@@ -5,13 +5,20 @@ import csv
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 import tracemalloc
+from contextlib import contextmanager
+from pathlib import Path
 
 import grade
 import nbformat
 import pytest
 from mend import Unreadable, exercise, is_answer, is_graded, mend, read_cells, recognised
 from nbformat.v4 import new_code_cell, new_markdown_cell
+from nbgrader.api import Gradebook
 from sandbox import find_level
 from set_address import ROOT
 
@@ -292,6 +299,49 @@ def test_a_malicious_submission_reaches_nothing_where_it_is_kept_apart(out, secr
         assert str(out) not in printed
 
 
+def scores(out):
+    with Gradebook(f"sqlite:///{out}/course/gradebook.db") as gradebook:
+        return {s.student.id: s.score for s in gradebook.assignment_submissions(STEM)}
+
+
+def test_nbgrader_itself_runs_nothing_in_the_course(out, secrets):
+    """Nor does Formgrader's button, which calls it: both read the file that lies there."""
+    secrets[0].write_text("mine alone")
+    before = scores(out)
+    assert before["perfect_2"] == 11 and before["malicious"] == 0
+    subprocess.run(
+        [sys.executable, "-m", "nbgrader", "autograde", STEM, "--force"],
+        cwd=out / "course",
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        check=True,
+        capture_output=True,
+    )
+    assert scores(out) == before
+    assert secrets[0].read_text() == "mine alone"
+
+
+def test_one_that_nbgrader_cannot_score_spoils_nothing_for_the_others(out, tmp_path, monkeypatch):
+    asked = []
+
+    def nbgrader(course, *arguments):
+        asked.append(arguments[-1])
+        if arguments[-1] != "--student=perfect_2":
+            raise RuntimeError("nbgrader failed:\nTraceback\nKeyError: 'cells'")
+
+    monkeypatch.setattr(grade, "nbgrader", nbgrader)
+    (tmp_path / "course").mkdir()
+    shutil.copy(out / "course" / "gradebook.db", tmp_path / "course")
+    submissions = [grade.Submission(name, [], [], perfect()) for name in ("bad", "perfect_2")]
+    grade.autograde(tmp_path / "course", STEM, submissions)
+    assert asked == ["--force", "--student=bad", "--student=perfect_2"]
+    grade.write_results(tmp_path, STEM, submissions, RELEASE, "")
+    table = rows(tmp_path / "grades.csv")
+    assert [table[name]["score"] for name in ("bad", "perfect_2")] == ["0.0", "11.0"]
+    assert table["bad"]["to be graded by hand"] == "0"
+    assert "could not score it: `KeyError: 'cells'`. Zero points" in remarks(tmp_path, "bad")
+    assert "bad" not in rows(tmp_path / "points.csv")
+
+
 def test_a_folder_is_for_one_lab(tmp_path):
     write(RELEASE, tmp_path / "in" / "one.ipynb")
     (tmp_path / "out" / "course" / "source" / "02-kl-divergence").mkdir(parents=True)
@@ -331,6 +381,28 @@ def test_written_answers_come_with_a_rubric_and_their_points_are_added(out, plac
     row = rows(out / "grades.csv")["perfect_2"]
     assert [row[k] for k in ("score", "exercise 6", "to be graded by hand")] == ["13.5", "2.5", "0"]
     assert "perfect_2,6,3,2.5" in (out / "points.csv").read_text("utf-8")
+    assert "has changed" not in (out / "report.md").read_text("utf-8")
+
+
+def test_other_words_after_the_points_are_noted_until_they_are_marked(tmp_path):
+    def report(words, points, *, entered):
+        notebook = answered("6") if words else copy.deepcopy(RELEASE)
+        at(notebook, "exercise-6-answer").source += words
+        submission = grade.Submission("smith", [], [], notebook)
+        row, entered = {"exercise 6": points}, {("smith", "6")} if entered else set()
+        arguments = ([submission], [row], RELEASE, entered)
+        changed = grade.find_changed(tmp_path / "marked.json", *arguments)
+        assert bool(submission.notes) == bool(changed)
+        return submission.notes
+
+    assert report("one", None, entered=False) == []  # read by the instructor, who gives points
+    assert report("one", 2.0, entered=True) == []
+    assert "since its points were given: 2, which are kept" in report("two", 2.0, entered=False)[0]
+    assert report("two", 2.0, entered=False)  # until points are entered, the same ones say
+    assert report("two", 2.0, entered=True) == []
+    assert report("two", 2.5, entered=False) == []  # or other ones in Formgrader
+    assert report("three", 1.0, entered=True)  # for "two", which is what was shown
+    assert report("", 1.0, entered=False)  # no words any more
 
 
 # Mending alone, without running anything
@@ -472,3 +544,37 @@ def test_the_student_is_in_the_name(tmp_path, name, student):
     write("{}", tmp_path / name)
     write("{}", tmp_path / ".ipynb_checkpoints" / "01-entropy-checkpoint.ipynb")
     assert [s.student for s in grade.collect(tmp_path, STEM)] == [student]
+
+
+@contextmanager
+def as_nobody():
+    """Root may open every folder."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_a_folder_that_cannot_be_opened_is_a_remark():
+    with as_nobody(), tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write("{}", folder / "jones" / "lab.ipynb")
+        (folder / "smith").mkdir()
+        write("{}", folder / "miller" / "deeper" / "lab.ipynb")
+        closed = folder / "smith", folder / "miller" / "deeper"
+        for path, mode in zip(closed, (0o000, 0o400), strict=True):  # 4: its names can be read
+            path.chmod(mode)
+        try:
+            found = {s.student: s for s in grade.collect(folder, STEM)}
+            assert set(found) == {"jones", "smith", "miller"}
+            for student in ("smith", "miller"):
+                grade.prepare(found[student], RELEASE, {})
+                assert "was not graded" in found[student].notes[0]
+                assert "zero points" in found[student].notes[1]
+        finally:
+            for path in closed:
+                path.chmod(0o700)

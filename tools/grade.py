@@ -12,7 +12,8 @@ grades.csv   a row a student: the score, and the points of each exercise
 report.md    what was mended, what failed, and how far the submissions were kept apart
 answers.md   the written answers, and rubric.md, how to mark them
 points.csv   where the points for written answers go; then type the same command again
-course       the whole as a course of nbgrader, for its Formgrader or `generate_feedback`
+course       the whole as a course of nbgrader, for its Formgrader or `generate_feedback`; started
+             there, nbgrader runs no submission
 """
 
 import argparse
@@ -46,8 +47,9 @@ KEPT_APART = {
     ),
     "user": (
         "Each submission ran as a user of its own, who can't reach this folder. It had the "
-        "network, and could read what every user of this machine can: **the chapters with their "
-        "solutions and what was handed in, where they can be read by all**."
+        "network, and could read and change what every user of this machine can: **the chapters "
+        "with their solutions, `distill_lib` and what was handed in, where their permissions "
+        "let all users**."
     ),
     "none": (
         "**The submissions were not kept apart: their code ran as the user who graded them, and "
@@ -62,6 +64,12 @@ ALWAYS = (
     "notebook, where both run. Below, *look at it* marks code with words that an answer rarely "
     "needs."
 )
+CONFIG = """\
+# Written by tools/grade.py: what nbgrader is to do in this folder, and so its Formgrader's button
+# Autograde. It scores the outputs that are there, of a run that was kept apart, and runs nothing.
+c = get_config()
+c.Execute.enabled = False
+c.ClearOutput.enabled = False"""
 UNUSUAL = re.compile(
     r"\b(check\.\w+ *=|check *=|distill_lib\.checks|subprocess|ctypes|socket|inspect|importlib"
     r"|__import__|sys\.modules|builtins|get_ipython|os\.\w+|eval|exec|gradebook|result\.json)"
@@ -76,6 +84,7 @@ class Submission:
     paths: list[Path]
     notes: list[str] = field(default_factory=list)
     notebook: NotebookNode | None = None  # the release with the answers in it; none: zero points
+    is_scored: bool = True  # by nbgrader
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -106,14 +115,13 @@ def main(arguments: list[str] | None = None) -> Path:
     print(f"{len(submissions)} submissions of {stem}; isolation: {level}", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         graded = pool.map(
-            lambda pair: run_one(pair[1], pair[0], release, out, level, limits),
-            enumerate(submissions),
+            lambda submission: run_one(submission, release, out, level, limits), submissions
         )
         for submission, notebook in zip(submissions, graded, strict=True):
             print(f"  {submission.student}: {len(submission.notes)} remarks", flush=True)
             folder = out / "course" / "submitted" / submission.student / stem
             save(notebook, folder / f"{stem}.ipynb")
-    nbgrader(out / "course", "autograde", stem, "--no-execute", "--force")
+    autograde(out / "course", stem, submissions)
     write_results(out, stem, submissions, release, f"{KEPT_APART[level]} {ALWAYS}")
     print(f"{out / 'grades.csv'}\n{out / 'report.md'}")
     return out
@@ -148,12 +156,21 @@ def collect(folder: Path, stem: str) -> list[Submission]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-        if hidden or (path.is_dir() and any(path.iterdir()) and not path.is_symlink()):
+        if hidden or holds_files(path):
             continue
-        name = parts[0] if len(parts) > 1 or path.is_dir() else name_in_file(path.stem, stem)
+        is_folder = len(parts) > 1 or os.path.isdir(path)
+        name = parts[0] if is_folder else name_in_file(path.stem, stem)
         name = re.sub(r"_assignsubmission_\w+$", "", name)
         files.setdefault(re.sub(r"[^\w@.-]+", "-", name).strip("-.") or "student", []).append(path)
     return [Submission(student, paths) for student, paths in files.items()]
+
+
+def holds_files(path: Path) -> bool:
+    """Whether this is a folder that has something in it, and can be read."""
+    try:
+        return path.is_dir() and not path.is_symlink() and any(path.iterdir())
+    except OSError:
+        return False
 
 
 def name_in_file(name: str, stem: str) -> str:
@@ -167,6 +184,7 @@ def make_release(course: Path, stem: str) -> NotebookNode:
     """Make the course's assignment from the chapter, and return what students were given."""
     chapter = nbformat.read(ROOT / "chapters" / f"{stem}.ipynb", as_version=4)
     save(lab_source(chapter, stem), course / "source" / stem / f"{stem}.ipynb")
+    save_text(course / "nbgrader_config.py", [CONFIG])
     nbgrader(course, "generate_assignment", stem, "--force")
     return nbformat.read(course / "release" / stem / f"{stem}.ipynb", as_version=4)
 
@@ -176,6 +194,8 @@ def prepare(submission: Submission, release: NotebookNode, labs: dict[str, Noteb
     found: list[tuple[int, Path, list[Cell]]] = []
     for path in submission.paths:
         try:
+            if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
+                raise Unreadable("the folder can't be opened.")
             if path.is_symlink() or not path.is_file() or path.suffix != ".ipynb":
                 raise Unreadable("it is no notebook (.ipynb).")
             cells = read_cells(path)
@@ -211,7 +231,6 @@ def prepare(submission: Submission, release: NotebookNode, labs: dict[str, Noteb
 
 def run_one(
     submission: Submission,
-    number: int,
     release: NotebookNode,
     out: Path,
     level: str,
@@ -220,7 +239,7 @@ def run_one(
     """Return the student's notebook with the outputs of a run; never fail."""
     try:
         if submission.notebook is not None:
-            return run_notebook(submission, number, release, out, level, limits)
+            return run_notebook(submission, release, out, level, limits)
     except Exception as error:  # of ours, for there is no telling what a submission brings up
         submission.notes.append(f"**It could not be graded: {quoted(repr(error))}. Zero points.**")
     return with_outputs(deepcopy(release), Run([], "there was nothing to run"), submission.notes)
@@ -228,7 +247,6 @@ def run_one(
 
 def run_notebook(
     submission: Submission,
-    number: int,
     release: NotebookNode,
     out: Path,
     level: str,
@@ -243,7 +261,7 @@ def run_notebook(
     if kept.exists():
         result = Run(json.loads(kept.read_text("utf-8")), None)
     else:
-        result = run(text, level, limits, number)
+        result = run(text, level, limits)
         if result.failure is None and "CellTimeoutError" not in json.dumps(result.cells):
             kept.parent.mkdir(exist_ok=True)
             kept.write_text(json.dumps(result.cells), "utf-8")
@@ -331,6 +349,23 @@ def clean(value: object, longest: int = 20_000) -> str:
     return str(value or "")[:longest].encode("utf-8", "replace").decode()
 
 
+def autograde(course: Path, stem: str, submissions: list[Submission]) -> None:
+    """Have nbgrader score the outputs of all, and where it fails, of one after the other."""
+    command = ("autograde", stem, "--no-execute", "--force")
+    try:
+        nbgrader(course, *command)
+    except RuntimeError:
+        for submission in submissions:
+            try:
+                nbgrader(course, *command, f"--student={submission.student}")
+            except RuntimeError as error:
+                last = str(error).strip().split("\n")[-1]
+                submission.notes.append(
+                    f"**nbgrader could not score it: {quoted(last)}. Zero points.**"
+                )
+                submission.notebook, submission.is_scored = None, False
+
+
 def write_results(
     out: Path, stem: str, submissions: list[Submission], release: NotebookNode, isolation: str
 ) -> None:
@@ -338,14 +373,17 @@ def write_results(
     graded = {c.metadata.nbgrader.grade_id: c for c in release.cells if is_graded(c)}
     with Gradebook(f"sqlite:///{out}/course/gradebook.db") as gradebook:
         by_hand = {exercise(cell): name for name, cell in graded.items() if is_answer(cell)}
-        enter_points(gradebook, out / "points.csv", stem, by_hand)
+        entered = enter_points(gradebook, out / "points.csv", stem, by_hand)
         rows = [grades_of(submission, gradebook, stem, graded) for submission in submissions]
+    changed = find_changed(out / "course" / "marked.json", submissions, rows, release, entered)
     write_csv(out / "grades.csv", list(rows[0]), rows)
     points, answers = [], []
     for submission, row in zip(submissions, rows, strict=True):
-        for cell in written(submission, release):
+        for cell in written(submission, release, changed):
             number, most = exercise(cell), cell.metadata.nbgrader.points
             given = row[f"exercise {number}"]
+            if (row["student"], number) in changed:
+                given = None
             points.append(
                 {"student": row["student"], "exercise": number, "max": most, "points": given}
             )
@@ -362,13 +400,17 @@ def grades_of(
     submission: Submission, gradebook: Gradebook, stem: str, graded: dict[str, NotebookNode]
 ) -> dict[str, Any]:
     """Return a student's row of the grades; points still to be given by hand are empty."""
-    notebook = gradebook.find_submission_notebook(stem, stem, submission.student)
-    grades = {grade.name: grade for grade in notebook.grades}
+    grades = {}
+    if submission.is_scored:
+        notebook = gradebook.find_submission_notebook(stem, stem, submission.student)
+        grades = {grade.name: grade for grade in notebook.grades}
     points: dict[str, float | None] = {}
     waiting = 0
     for name, cell in graded.items():
-        grade, number = grades[name], exercise(cell)
-        if grade.auto_score is None and grade.manual_score is None:
+        grade, number = grades.get(name), exercise(cell)
+        if grade is None:
+            points[f"exercise {number}"] = 0.0
+        elif grade.auto_score is None and grade.manual_score is None:
             points[f"exercise {number}"] = None
             waiting += cell.metadata.nbgrader.points
             submission.notes.append(f"Exercise {number} waits for its points.")
@@ -384,10 +426,13 @@ def grades_of(
     }
 
 
-def enter_points(gradebook: Gradebook, path: Path, stem: str, names: dict[str, str]) -> None:
-    """Enter the points given by hand, which nbgrader keeps from now on."""
+def enter_points(
+    gradebook: Gradebook, path: Path, stem: str, names: dict[str, str]
+) -> set[tuple[str, str]]:
+    """Enter the points given by hand, which nbgrader keeps from now on, and return whose."""
+    entered: set[tuple[str, str]] = set()
     if not path.exists():
-        return
+        return entered
     with open(path, newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         if not {"student", "exercise", "points"} <= set(table.fieldnames or ()):
@@ -405,14 +450,66 @@ def enter_points(gradebook: Gradebook, path: Path, stem: str, names: dict[str, s
             if not 0 <= points <= grade.max_score:
                 sys.exit(f"{path}: {row['student']} has {points} of {grade.max_score} points")
             grade.manual_score, grade.needs_manual_grade = points, False
+            entered.add((row["student"], row["exercise"]))
         gradebook.db.commit()
+    return entered
 
 
-def written(submission: Submission, release: NotebookNode) -> list[NotebookNode]:
-    """Return the written answers that are not the untouched stub."""
+def find_changed(
+    path: Path,
+    submissions: list[Submission],
+    rows: list[dict[str, Any]],
+    release: NotebookNode,
+    entered: set[tuple[str, str]],
+) -> set[tuple[str, str]]:
+    """Note and return which written answers are not those that points were given for.
+
+    The file at `path` has, for each answer, what the instructor was shown the last time, what the
+    points are for, and the points. They may have been given in Formgrader, too.
+    """
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    after, changed = dict(before), set()
+    for submission, row in zip(submissions, rows, strict=True):
+        for cell in answers_in_words(submission, release) if submission.is_scored else []:
+            student, number = submission.student, exercise(cell)
+            points = row[f"exercise {number}"]
+            text = json.dumps([cell.source, cell.get("attachments")], sort_keys=True)
+            shown = hashlib.sha256(text.encode()).hexdigest()
+            old = before.get(
+                f"{student} {number}", {"shown": shown, "marked": None, "points": None}
+            )
+            marked = old["marked"]
+            if points is None:
+                marked = None
+            elif (student, number) in entered or marked is None or points != old["points"]:
+                marked = old["shown"]
+            if marked not in (None, shown):
+                changed.add((student, number))
+                submission.notes.append(
+                    f"Exercise {number}: the answer has changed since its points were given: "
+                    f"{points:g}, which are kept. Read it again, and enter its points once more."
+                )
+            after[f"{student} {number}"] = {"shown": shown, "marked": marked, "points": points}
+    path.write_text(json.dumps(after, indent=1), "utf-8")
+    return changed
+
+
+def written(
+    submission: Submission, release: NotebookNode, changed: set[tuple[str, str]]
+) -> list[NotebookNode]:
+    """Return the written answers: all but the untouched stubs, if those are new."""
     stubs = {cell.source for cell in release.cells}
-    cells = submission.notebook.cells if submission.notebook else []
-    return [c for c in cells if is_graded(c) and is_answer(c) and c.source not in stubs]
+    return [
+        cell
+        for cell in answers_in_words(submission, release)
+        if cell.source not in stubs or (submission.student, exercise(cell)) in changed
+    ]
+
+
+def answers_in_words(submission: Submission, release: NotebookNode) -> list[NotebookNode]:
+    """Return the cells of the written answers; those of the release, if nothing could be read."""
+    cells = (submission.notebook or release).cells
+    return [cell for cell in cells if is_graded(cell) and is_answer(cell)]
 
 
 def rubric(stem: str) -> list[str]:
@@ -435,7 +532,8 @@ def report(
         "The written answers are in `answers.md`, question and model answer in `rubric.md`. Write "
         "the points into `points.csv` and type the same command again: it runs only what is new, "
         "and adds them to `grades.csv`. Or mark them in nbgrader's Formgrader, in Jupyter started "
-        "in `course`; but leave its *Autograde* alone, which runs a submission as you."
+        "in `course`, and nowhere else: the file `nbgrader_config.py` that lies there has its "
+        "*Autograde* score what is there, and without it that runs a submission as you."
     )
     remarks = []
     for submission in submissions:
