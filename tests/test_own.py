@@ -110,6 +110,13 @@ def drawn(text):
     return p @ losses**2 - (p @ losses) ** 2
 
 
+def sixth(text):
+    """The mean of five, and how far a sixth lies from it: variances of independent runs add up."""
+    errors = lists(text)[0]
+    variance = np.var(errors, ddof=1) / 5 + np.var(errors, ddof=1)
+    return stats.t.interval(0.95, df=4, loc=errors.mean(), scale=variance**0.5)[1]
+
+
 RIGHT = {  # computed from the text alone, and where there is one with the chapter's solution
     "01-entropy": lambda t: solution("01-entropy", "perplexity")(shares(t, 5)[0]),
     "02-kl-divergence": lambda t: rel_entr(*shares(t, 4)).sum(),
@@ -134,6 +141,7 @@ RIGHT = {  # computed from the text alone, and where there is one with the chapt
     "15-students-teaching-students": gap,
     "16-why-it-works": drawn,
     "17-comparison": lambda t: 100 * np.sort(solution("17-comparison", "adjusted")(lists(t)[0]))[2],
+    "18-hinton-2015": sixth,
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from set_address import ROOT
 
 from distill_lib import records
-from distill_lib.records import load_record, save_record
+from distill_lib.records import load_record, load_weights, save_record
 
 
 def check_provenance(record):
@@ -42,6 +42,11 @@ def test_an_unknown_record_lists_those_there_are():
         FileNotFoundError, match=r"name: no record 'speed'; there are \[.*fit-speed"
     ):
         load_record("speed")
+
+
+def test_unknown_weights_list_those_there_are():
+    with pytest.raises(FileNotFoundError, match=r"'speed'; there are \['hinton2015-distilled'\]"):
+        load_weights("speed")
 
 
 def test_the_processor_has_a_name_on_every_system(monkeypatch):

@@ -58,6 +58,7 @@ SYLLABI: dict[str, list[tuple[str, str, list[int] | None]]] = {
         ("12", "15-students-teaching-students", ALL),
         ("13", "16-why-it-works", ALL),
         ("14", "17-comparison", ALL),
+        ("15", "18-hinton-2015", ALL),
     ],
 }
 

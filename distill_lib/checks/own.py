@@ -214,6 +214,14 @@ def _holm(random: Random) -> Question:
     return f"{text} with the third smallest, in per cent?", 100 * min(float(adjusted[2]), 1.0)
 
 
+def _sixth(random: Random) -> Question:
+    errors = random.sample(range(65, 110), 5)
+    text = f"Five seeds make {errors} test errors. In which interval of 95 % would a sixth run"
+    text += " fall, if errors are normal? Where does it end above?"
+    spread = np.std(errors, ddof=1) * math.sqrt(1 + 1 / 5)
+    return text, float(np.mean(errors) + stats.t.ppf(0.975, 4) * spread)
+
+
 _QUESTIONS: dict[str, Callable[[Random], Question]] = {
     "01-entropy": _entropy,
     "02-kl-divergence": _kl,
@@ -232,4 +240,5 @@ _QUESTIONS: dict[str, Callable[[Random], Question]] = {
     "15-students-teaching-students": _smoothing,
     "16-why-it-works": _label,
     "17-comparison": _holm,
+    "18-hinton-2015": _sixth,
 }
