@@ -106,7 +106,7 @@ def teacher_network(seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         teacher = MLP(784, 1200, 1200, 10, dropout=DROPOUT)
-    teacher.layers.dropout1 = PooledDropout(DROPOUT)  # as good, at half the time
+    teacher.layers.dropout1 = PooledDropout(DROPOUT)  # quicker
     teacher.layers.dropout2 = PooledDropout(DROPOUT)
     return teacher
 

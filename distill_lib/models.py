@@ -47,9 +47,9 @@ class MLP(nn.Module):
 class PooledDropout(nn.Dropout):
     """Dropout whose masks are slices of one pool of random numbers, which is drawn once an epoch.
 
-    `torch.nn.Dropout` draws a number for every unit of every image. On a CPU that takes as long as
-    the rest of a fully connected network; a slice that starts at a random place takes no time.
-    Within an epoch masks overlap, then, as they would not if each were drawn.
+    `torch.nn.Dropout` draws a number for every unit of every image, which on a CPU is a good part
+    of the time that a fully connected network takes. A slice that starts at a random place takes
+    next to none. But within an epoch masks overlap, as they would not if each were drawn.
 
     Parameters
     ----------
