@@ -159,3 +159,8 @@ def test_what_cannot_be_read_is_named():
         read_chapter(small(heading, time="A while"), "01-a")
     with pytest.raises(ValueError, match="no such text to generate: weather today"):
         fill("<!-- generated: weather today -->\n<!-- end -->", CHAPTERS)
+
+
+def test_every_lab_was_timed():
+    assert "was not measured yet" not in TEXT, "run benchmarks/lab_times.py"
+    assert TEXT.count("With all solutions filled in, the lab runs for") == len(CHAPTERS)

@@ -15,6 +15,8 @@ from make_labs import exercises
 from nbformat import NotebookNode
 from set_address import COLAB, ROOT, read_address, slug
 
+from distill_lib.records import load_record
+
 OVERVIEW = Path("chapters", "exercises.md")
 GUIDE = Path("chapters", "for-instructors.md")
 HEADING = re.compile(r"^### Exercise (\d+): (.+) \((\d+) minutes?(?:, (\d+) points?)?(?:, .+)?\)$")
@@ -246,10 +248,18 @@ def facts(c: Chapter, root: Path = ROOT) -> str:
         f"[The chapter]({c.stem}.ipynb), [the lab in Colab]({lab(c.stem, root)}). Who has worked "
         f"through it will be able to\n\n{c.objectives}\n\n"
         f"**Read first:** {c.first}\n\n"
-        f"**Time:** {c.time} The exercises add up to {c.minutes()} minutes.\n\n"
+        f"**Time:** {c.time} The exercises add up to {c.minutes()} minutes. {running(c.stem)}\n\n"
         f"**Points:** {c.points()}, of which {c.points(by_hand=False)} are given by code and "
         f"{c.points(by_hand=True)} by hand."
     )
+
+
+def running(stem: str) -> str:
+    """Return how long the lab runs, as `benchmarks/lab_times.py` measured it."""
+    seconds = load_record("lab-times")["results"]["core_seconds"].get(stem)
+    if seconds is None:
+        return "How long the lab runs was not measured yet."
+    return f"With all solutions filled in, the lab runs for {seconds:.0f} seconds on one CPU core."
 
 
 def syllabus(rows: list[tuple[str, str, list[int] | None]], chapters: dict[str, Chapter]) -> str:
