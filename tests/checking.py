@@ -66,8 +66,9 @@ def test_an_error_of_the_student_is_named(checker):
     def student(*inputs):
         return undefined_name  # noqa: F821
 
-    with pytest.raises(AssertionError, match=r"stopped with NameError: .*undefined_name"):
+    with pytest.raises(AssertionError, match=r"stopped with NameError: .*undefined_name") as error:
         checker(student)
+    assert " at 0x" not in str(error.value)
 
 
 def test_a_check_is_quiet_about_warnings(own, name, checker, capsys):

@@ -129,4 +129,5 @@ def _agree(results: Sequence[Any], expected: Sequence[Any]) -> bool:
 
 def _show(inputs: tuple[Any, ...]) -> str:
     with np.printoptions(precision=4, threshold=12, edgeitems=3):
-        return ", ".join(str(value).replace("\n", "") for value in inputs)
+        # a function has a name; its text would be an address in memory
+        return ", ".join(str(getattr(x, "__name__", x)).replace("\n", "") for x in inputs)
