@@ -20,6 +20,7 @@ __all__ = [
     "test_a_check_is_quiet_about_warnings",
     "test_a_typical_mistake_is_named",
     "test_an_error_of_the_student_is_named",
+    "test_checkers_are_stable",
     "test_messages_differ",
     "test_the_empty_stub_fails_kindly",
     "test_the_solution_passes",
@@ -100,3 +101,13 @@ def test_messages_differ(own, name, checker):
             checker(student)
         messages.append(re.sub(r"[\d.e+-]+", "", str(error.value)))
     assert len(set(messages)) >= getattr(own, "FEWEST", len(messages) - getattr(own, "ALIKE", 0))
+
+
+def test_checkers_are_stable(own, name, checker):
+    """Random inputs never fail a right answer, nor pass a wrong one."""
+    solution = answers(own.CHAPTER, cut=False)[name]
+    for _ in range(20):
+        checker(solution)
+        for student, message in own.MISTAKES[name]:
+            with np.errstate(all="ignore"), pytest.raises(AssertionError, match=message):
+                checker(student)

@@ -167,17 +167,6 @@ def test_a_student_cannot_spoil_the_inputs():
     check.adjusted(student)
 
 
-def test_checkers_are_stable():
-    """Random inputs never fail a right answer, nor pass a wrong one."""
-    solutions = answers(CHAPTER, cut=False)
-    for _ in range(20):
-        for name in EXERCISES:
-            getattr(check, name)(solutions[name])
-            for student, message in MISTAKES[name]:
-                with pytest.raises(AssertionError, match=message):
-                    getattr(check, name)(student)
-
-
 # ---- what the chapter writes out is what the library, and the literature, does
 
 

@@ -266,14 +266,3 @@ def test_the_students_random_state_is_left_alone():
     for name in EXERCISES:
         getattr(check, name)(answers(CHAPTER, cut=False)[name])
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_checkers_are_stable():
-    """Random inputs never fail a right answer, nor pass a wrong one."""
-    solutions = answers(CHAPTER, cut=False)
-    for _ in range(20):
-        for name in EXERCISES:
-            getattr(check, name)(solutions[name])
-            for student, message in MISTAKES[name]:
-                with np.errstate(all="ignore"), pytest.raises(AssertionError, match=message):
-                    getattr(check, name)(student)

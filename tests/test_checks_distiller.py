@@ -2,10 +2,8 @@
 
 import math
 
-import pytest
 import torch
 from checking import *  # noqa: F403
-from lab_answers import answers
 from torch.nn import functional as F
 
 from distill_lib.checks import distiller as check
@@ -199,14 +197,3 @@ def test_a_student_cannot_spoil_the_inputs():
         return right
 
     check.mixed_target(student)
-
-
-def test_checkers_are_stable():
-    """Random inputs never fail a right answer, nor pass a wrong one."""
-    right = answers(CHAPTER, cut=False)
-    for _ in range(20):
-        for name in EXERCISES:
-            getattr(check, name)(right[name])
-            for student, message in MISTAKES[name]:
-                with pytest.raises(AssertionError, match=message):
-                    getattr(check, name)(student)

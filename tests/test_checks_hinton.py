@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 import torch
 from checking import *  # noqa: F403
 from lab_answers import answers
@@ -278,14 +277,3 @@ def test_the_bias_does_what_it_is_for():
             for step in (1e-9, -1e-9)
         )
         assert below < share <= above
-
-
-def test_checkers_are_stable():
-    """Random inputs never fail a right answer, nor pass a wrong one."""
-    solutions = answers(CHAPTER, cut=False)
-    for _ in range(20):
-        for name in EXERCISES:
-            getattr(check, name)(solutions[name])
-            for student, message in MISTAKES[name]:
-                with pytest.raises(AssertionError, match=message):
-                    getattr(check, name)(student)

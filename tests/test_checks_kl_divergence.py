@@ -249,17 +249,6 @@ def test_a_student_cannot_spoil_the_inputs():
     check.disagreement(spoils)
 
 
-def test_checkers_are_stable():
-    """Random inputs never fail a right answer, nor pass a wrong one."""
-    solutions = answers(CHAPTER, cut=False)
-    for _ in range(20):
-        for name in EXERCISES:
-            getattr(check, name)(solutions[name])
-            for student, message in MISTAKES[name]:
-                with np.errstate(all="ignore"), pytest.raises(AssertionError, match=message):
-                    getattr(check, name)(student)
-
-
 # ---- the chapter and the library
 
 

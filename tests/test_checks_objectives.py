@@ -250,14 +250,3 @@ def test_inputs_are_drawn_afresh():
     check.dirichlet_uncertainties(student)
     half = len(seen) // 2
     assert seen[:half] != seen[half:]
-
-
-def test_checkers_are_stable():
-    """Random inputs never fail a right answer, nor pass a wrong one."""
-    solutions = answers(CHAPTER, cut=False)
-    for _ in range(20):
-        for name in EXERCISES:
-            getattr(check, name)(solutions[name])
-            for student, message in MISTAKES[name]:
-                with np.errstate(all="ignore"), pytest.raises(AssertionError, match=message):
-                    getattr(check, name)(student)

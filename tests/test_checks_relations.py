@@ -1,10 +1,8 @@
 """Each checker passes the solution, and tells a beginner which mistake it was."""
 
 import numpy as np
-import pytest
 import torch
 from checking import *  # noqa: F403
-from lab_answers import answers
 from torch.nn import functional as F
 
 from distill_lib.checks import relations as check
@@ -220,14 +218,3 @@ def test_a_student_cannot_spoil_the_inputs():
 
     check.linear_cka(student)
     check.map_from_distances(spoilt)
-
-
-def test_checkers_are_stable():
-    """Random inputs never fail a right answer, nor pass a wrong one."""
-    right = answers(CHAPTER, cut=False)
-    for _ in range(20):
-        for name in EXERCISES:
-            getattr(check, name)(right[name])
-            for student, message in MISTAKES[name]:
-                with pytest.raises(AssertionError, match=message):
-                    getattr(check, name)(student)

@@ -1,7 +1,6 @@
 """Each checker passes the solution, and tells a beginner which mistake it was."""
 
 import numpy as np
-import pytest
 from checking import *  # noqa: F403
 from lab_answers import answers
 
@@ -175,14 +174,3 @@ def test_a_student_cannot_spoil_the_inputs(name):
         return right
 
     getattr(check, name)(student)
-
-
-def test_checkers_are_stable():
-    """Random inputs never fail a right answer, nor pass a wrong one."""
-    solutions = answers(CHAPTER, cut=False)
-    for _ in range(20):
-        for name in EXERCISES:
-            getattr(check, name)(solutions[name])
-            for student, message in MISTAKES[name]:
-                with np.errstate(all="ignore"), pytest.raises(AssertionError, match=message):
-                    getattr(check, name)(student)
