@@ -96,6 +96,31 @@ def test_the_chapters_dropout_is_the_librarys(chapter):
         assert torch.equal(ours, librarys)
 
 
+def test_a_row_waits_for_the_teachers_that_it_asks_and_for_no_other(hinton):
+    seeds = [1, 3]
+    assert hinton.needed((3, "teacher"), seeds) == hinton.needed((3, "labels"), seeds) == []
+    assert hinton.needed((3, "distilled"), seeds) == [(3, "teacher")]
+    everyone = [(1, "teacher"), (3, "teacher")]
+    for row in hinton.OF_ALL_TEACHERS:
+        assert hinton.needed((3, row), seeds) == everyone
+    assert set(hinton.ROWS) > hinton.OF_LABELS | hinton.OF_ALL_TEACHERS
+
+
+def test_of_one_seed_there_is_no_row_of_several_teachers(hinton, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hinton, "run", lambda jobs, setup: asked.extend(jobs))
+    monkeypatch.setattr(hinton, "matmul_peak", lambda setup: 0.5)
+    resume = str(tmp_path / "done.jsonl")
+    for seeds in (["7"], ["7", "8"]):
+        asked.clear()
+        monkeypatch.setattr(sys, "argv", ["hinton2015.py", "--resume", resume, "--seeds", *seeds])
+        hinton.main()
+        rows = {row for _, row in asked}
+        assert rows == set(hinton.ROWS) - (hinton.OF_ALL_TEACHERS if len(seeds) == 1 else set())
+        assert asked[: len(seeds)] == [(int(seed), "teacher") for seed in seeds]
+        assert len(asked) == len(set(asked)) == len(seeds) * len(rows)
+
+
 # ---- one seed, cut short
 
 
