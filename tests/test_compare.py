@@ -1,0 +1,107 @@
+"""The comparison's tuning by hand, and what its record must hold."""
+
+import importlib
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+from set_address import ROOT
+
+from distill_lib.records import load_record
+
+
+@pytest.fixture(scope="module")
+def compare():
+    """The script, as a module."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    yield importlib.import_module("compare")
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def climbed(compare, grid, nll, known=()):
+    """What a climb tries, in order, where `nll` says how good each value is."""
+    tried, order = {value: nll[value] for value in known}, []
+    while new := compare.beside_best(grid, tried, compare.TRIES):
+        order += new
+        tried |= {value: nll[value] for value in new}
+    return order
+
+
+def test_a_climb_stops_when_both_neighbours_are_worse(compare):
+    nll = {1: 9, 2: 7, 3: 5, 4: 6, 5: 8}
+    assert climbed(compare, (1, 2, 3, 4, 5), nll) == [3, 4, 2]
+
+
+def test_a_climb_follows_the_slope_and_has_four_tries(compare):
+    nll = {value: -value for value in range(1, 9)}
+    assert climbed(compare, tuple(range(1, 9)), nll) == [5, 6, 7, 8]
+
+
+def test_a_climb_ends_at_the_end_of_the_grid(compare):
+    nll = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5}
+    assert climbed(compare, (1, 2, 3, 4, 5), nll, known=[3]) == [2, 4, 1]
+    assert climbed(compare, (0,), {0: 1.0}, known=[0]) == []
+
+
+def test_what_diverged_is_never_the_best(compare):
+    nll = {1: math.inf, 2: 0.3, 3: math.inf}
+    assert compare.best(nll) == 2
+    assert compare.written(nll) == {"1": "diverged", "2": 0.3, "3": "diverged"}
+
+
+def test_every_key_climbs_by_itself(compare):
+    grids = {"a": (1, 2, 3, 4), "b": (1, 2, 3, 4)}
+    setup = SimpleNamespace()
+
+    def of(jobs, _):
+        return {job: {"nll": job[1] if job[0] == "a" else -job[1]} for job in jobs}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "run", of)
+        tried = compare.climb(grids, {key: {} for key in grids}, lambda *job: job, setup)
+    assert tried == {"a": {3: 3, 4: 4, 2: 2, 1: 1}, "b": {3: -3, 4: -4}}
+
+
+def test_a_run_that_diverges_is_written_down_and_stops_nothing(compare, tmp_path, monkeypatch):
+    def diverges(*args, **options):
+        raise FloatingPointError
+
+    monkeypatch.setattr(compare, "fit", diverges)
+    monkeypatch.setattr(compare, "task_of", lambda *a: SimpleNamespace(train=None))
+    monkeypatch.setattr(compare, "learner_of", lambda *a: None)
+    job = compare.Job("small", "labels", 0, compare.TUNING_SEED, 0.2)
+    assert compare.train_student(job, tmp_path, None, 1) == {"nll": math.inf}
+
+
+# ---- the record
+
+
+@pytest.fixture(scope="module")
+def results():
+    return load_record("comparison")["results"]
+
+
+def test_every_method_was_tuned_in_the_same_way(results, compare):
+    assert results["rates"] == list(compare.RATES)
+    assert {name: tuple(grid) for name, grid in results["settings"].items()} == compare.SETTINGS
+    assert {(row["data"], row["method"]) for row in results["rows"]} == {
+        (data, method) for data in compare.EPOCHS for method in compare.SETTINGS
+    }
+    for row in results["rows"]:
+        for tried, kept, grid in (
+            (row["tried_rates"], row["learning_rate"], compare.RATES),
+            (row["tried"], row["setting"], compare.SETTINGS[row["method"]]),
+        ):
+            known = {v: tried[str(v)] for v in grid if str(v) in tried}
+            nll = {v: math.inf if x == "diverged" else x for v, x in known.items()}
+            assert len(nll) == len(tried) <= compare.TRIES
+            assert nll[kept] == min(nll.values())
+            assert not compare.beside_best(grid, nll, compare.TRIES)  # the climb had ended
+
+
+def test_the_test_images_were_met_by_five_seeds_that_tuned_nothing(results, compare):
+    assert len(set(results["seeds"])) >= 5 and compare.TUNING_SEED not in results["seeds"]
+    for row in results["rows"]:
+        for measure in ("errors", "nll", "agreement", "kl_to_teacher"):
+            assert len(row[measure]) == len(results["seeds"])
