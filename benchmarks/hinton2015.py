@@ -32,8 +32,9 @@ frequent the class is. The test images are read by students that are done; only 
 
 prints the table. With all rows of five seeds or more it also writes
 distill_lib/records/hinton2015.json and, beside it, the weights of the first distilled student.
-`--seeds 3 --rows "without 3s"` repeats one figure. What is finished is kept in the file that
-`--resume` names, so that a run that was cut off goes on; a change of this script begins anew.
+`--seeds 3 --rows "without 3s"` repeats one figure; rows of all teachers need all the seeds. What is
+finished is kept in the file that `--resume` names, so that a run that was cut off goes on; a change
+of this script begins anew.
 """
 
 import argparse
@@ -459,6 +460,8 @@ def main():
 
     if setup.rows is None:  # of one seed there is one teacher
         setup.rows = [row for row in ROWS if len(setup.seeds) > 1 or row not in OF_ALL_TEACHERS]
+    elif len(setup.seeds) == 1 and OF_ALL_TEACHERS & set(setup.rows):
+        parser.error("rows of all teachers need the seeds of all: --seeds 1 2 3 4 5")
     setup.device = default_device()
     setup.workers = setup.workers or (os.cpu_count() if setup.device.type == "cpu" else 1)
     setup.folder = setup.resume.with_suffix("")

@@ -121,6 +121,14 @@ def test_of_one_seed_there_is_no_row_of_several_teachers(hinton, tmp_path, monke
         assert len(asked) == len(set(asked)) == len(seeds) * len(rows)
 
 
+def test_a_row_of_all_teachers_asks_for_all_seeds(hinton, monkeypatch, capsys):
+    command = ["hinton2015.py", "--seeds", "3", "--rows", "distilled, all teachers"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        hinton.main()
+    assert "--seeds 1 2 3 4 5" in capsys.readouterr().err
+
+
 # ---- one seed, cut short
 
 
