@@ -225,6 +225,8 @@ def temperature_for_entropy(student: Function) -> None:
     rest = [math.log(z.size) - r for (z, _), r in zip(cases, reached, strict=True)]
     if np.allclose(rest, targets, rtol=1e-5):
         raise AssertionError("This reaches ln K less the target, and not the target.")
+    if np.allclose(reached, targets, rtol=0.05):
+        raise AssertionError("Close, but not to six digits: halve the interval more often.")
     near = np.isclose(reached, targets, rtol=1e-5)
     if near.any():
         (z, target), tau = pairs[int(np.argmin(near))]
@@ -232,8 +234,6 @@ def temperature_for_entropy(student: Function) -> None:
             f"Right for some logits, but for logits between {z.min():.3g} and {z.max():.3g} and a "
             f"target of {target:.3f} nats it returns {tau:.4g}: does your search start wide enough?"
         )
-    if np.allclose(reached, targets, rtol=0.05):
-        raise AssertionError("Close, but not to six digits: halve the interval more often.")
     if len(set(np.round(taus, 9))) == 1:
         raise AssertionError(
             f"It always returns {taus[0]:.4g}, whatever the logits and the target."
