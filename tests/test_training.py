@@ -71,7 +71,7 @@ def test_one_step_is_plain_gradient_descent():
         Supervised(model), data, epochs=1, batch_size=96, optimizer=sgd, schedule=constant,
         progress=False,
     )  # fmt: skip
-    assert history[0]["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
     for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, rtol=1e-4, atol=1e-6)
 
