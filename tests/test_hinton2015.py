@@ -103,10 +103,10 @@ def test_a_row_waits_for_the_teachers_that_it_asks_and_for_no_other(hinton):
     everyone = [(1, "teacher"), (3, "teacher")]
     for row in hinton.OF_ALL_TEACHERS:
         assert hinton.needed((3, row), seeds) == everyone
-    assert set(hinton.ROWS) > hinton.OF_LABELS | hinton.OF_ALL_TEACHERS
+    assert set(hinton.ROWS) > hinton.OF_LABELS | hinton.NOT_THE_PAPERS
 
 
-def test_of_one_seed_there_is_no_row_of_several_teachers(hinton, tmp_path, monkeypatch):
+def test_of_one_seed_there_is_no_row_that_departs_from_the_paper(hinton, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(hinton, "run", lambda jobs, setup: asked.extend(jobs))
     monkeypatch.setattr(hinton, "matmul_peak", lambda setup: 0.5)
@@ -116,7 +116,7 @@ def test_of_one_seed_there_is_no_row_of_several_teachers(hinton, tmp_path, monke
         monkeypatch.setattr(sys, "argv", ["hinton2015.py", "--resume", resume, "--seeds", *seeds])
         hinton.main()
         rows = {row for _, row in asked}
-        assert rows == set(hinton.ROWS) - (hinton.OF_ALL_TEACHERS if len(seeds) == 1 else set())
+        assert rows == set(hinton.ROWS) - (hinton.NOT_THE_PAPERS if len(seeds) == 1 else set())
         assert asked[: len(seeds)] == [(int(seed), "teacher") for seed in seeds]
         assert len(asked) == len(set(asked)) == len(seeds) * len(rows)
 
@@ -136,10 +136,12 @@ def test_a_row_of_all_teachers_asks_for_all_seeds(hinton, monkeypatch, capsys):
 def short(hinton, tmp_path_factory):
     """A few rows of seed 9 with a tenth of the epochs."""
     full = {name: dict(recipe) for name, recipe in hinton.RECIPES.items()}
-    for name, epochs in {"teacher": 4, "labels": 3, "soft": 4, "sweep": 1}.items():
-        hinton.RECIPES[name]["epochs"] = epochs
+    epochs = {"teacher": 4, "labels": 3, "soft": 4, "soft and hints": 6, "sweep": 1}
+    for name, number in epochs.items():
+        hinton.RECIPES[name]["epochs"] = number
     folder = tmp_path_factory.mktemp("hinton")
-    names = ("teacher", "labels", "distilled", "30 units", "without 3s", "labels without 3s")
+    names = ("teacher", "labels", "distilled", "distilled with hints", "30 units")
+    names += ("without 3s", "labels without 3s")
     threads = torch.get_num_threads()
     rows = {name: hinton.run_row(9, name, folder, torch.device("cpu"), threads) for name in names}
     hinton.RECIPES.update(full)
@@ -154,6 +156,13 @@ def test_the_teacher_and_its_students_are_roughly_as_good_as_they_should_be(shor
     assert 80 < teacher < 230
     assert 140 < labels < 320
     assert 90 < distilled < 280
+
+
+def test_who_copies_hidden_layers_copies_the_indifference_to_shifts(short):
+    logits, hints = (short[0][name]["found"][""] for name in ("distilled", "distilled with hints"))
+    assert hints["errors"] < logits["errors"] + 30
+    assert hints["errors_on_shifted"] < 0.95 * logits["errors_on_shifted"]
+    assert logits["errors_on_shifted"] > 1.5 * logits["errors"]
 
 
 def test_a_student_that_never_saw_a_3_gets_many_right(short):
