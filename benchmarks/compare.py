@@ -14,7 +14,9 @@ the one that was read at it lost a seed of its five. It was taken out for all.) 
 images are read once, for the students of the other seeds.
 
 Data sets: *full*, MNIST's 50,000 training images; *small*, 1,000 of them; *crowded*, 20,000 images
-on which a fainter second digit lies on top of the first, whose label it is.
+on which a fainter second digit lies on top of the first, whose label it is. `--data` also takes
+any set that `distill_lib.data.load` knows and whose images are square, such as FashionMNIST or
+CIFAR10. torchvision downloads it once. The last 10,000 of its shuffled training images choose.
 
     make compare          (or: python benchmarks/compare.py --seeds 5)
 
@@ -43,7 +45,7 @@ from workers import pool_of
 
 import distill_lib
 from distill_lib.analysis import agreement, error_count, kl_to_teacher, negative_log_likelihood
-from distill_lib.data import Batch, cache_dir, default_device, jitter
+from distill_lib.data import Batch, cache_dir, default_device, jitter, load, split
 from distill_lib.distiller import Distiller
 from distill_lib.efficiency import peak_step_bytes
 from distill_lib.features import (
@@ -56,7 +58,6 @@ from distill_lib.features import (
 from distill_lib.models import CNN, count_parameters
 from distill_lib.objectives import DecoupledTargets, HardLabels, LogitMatching, SoftTargets
 from distill_lib.peers import Peers
-from distill_lib.recipes import mnist
 from distill_lib.records import save_record
 from distill_lib.relations import (
     Flow,
@@ -75,10 +76,20 @@ TUNING_SEED = 1000
 TRIES = 4
 
 
-def student(seed):
+def epochs_of(data):
+    return EPOCHS.get(data, EPOCHS["full"])
+
+
+def fitting(images):
+    """What a `CNN` must be told of the images that it is to read."""
+    _, channels, size, _ = images.x.shape
+    return {"in_channels": channels, "image_size": size, "n_classes": len(images.classes)}
+
+
+def student(seed, images):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return CNN((4, 8), 16, dropout=0.0)
+        return CNN((4, 8), 16, dropout=0.0, **fitting(images))
 
 
 class SmoothedLabels(nn.Module):
@@ -197,14 +208,6 @@ LOSSES = {
 }
 
 
-SETTINGS = {
-    "labels": (0,),  # nothing but the learning rate
-    "peers": TEMPERATURES,
-    "born again": TEMPERATURES,
-    **{method: settings for method, (_, settings) in LOSSES.items()},
-}
-
-
 class Job(NamedTuple):
     """One student to train."""
 
@@ -221,13 +224,18 @@ def crowd(images, generator):
     return replace(images, x=torch.maximum(images.x, (0.8 * other.float()).byte()))
 
 
-def teacher_of(images, rate, folder):
+def teacher_of(images, source, rate, folder):
     """The teacher of this learning rate, trained once and found in `folder` from then on."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        teacher = CNN()
-    kept = folder / f"comparison-{distill_lib.__version__}-{len(images)}-{rate}.pt"
-    how = {"epochs": 8, "optimizer": partial(adamw, lr=rate), "augment": jitter, "checkpoint": kept}
+        teacher = CNN(**fitting(images))
+    name = f"comparison-{distill_lib.__version__}-{source}-{len(images)}-{rate}.pt"
+    how = {
+        "epochs": 8,
+        "optimizer": partial(adamw, lr=rate),
+        "augment": jitter,
+        "checkpoint": folder / name,
+    }
     fit(Supervised(teacher), images, **how, progress=False)
     return teacher
 
@@ -236,14 +244,16 @@ class Task:
     """A data set and its teacher, the one with the smallest validation NLL of three rates."""
 
     def __init__(self, name, folder, device):
-        train, validation, test = (part.to(device) for part in mnist())
+        source = "MNIST" if name in EPOCHS else name
+        parts = *split(load(source, "train"), 10_000), load(source, "test")
+        train, validation, test = (part.to(device) for part in parts)
         if name == "crowded":
             generator = torch.Generator().manual_seed(0)
             train, validation, test = (
                 crowd(part, generator) for part in (train[:20_000], validation, test)
             )
         # all of the images: a teacher may have seen more than its student
-        teachers = [teacher_of(train, rate, folder) for rate in TEACHER_RATES]
+        teachers = [teacher_of(train, source, rate, folder) for rate in TEACHER_RATES]
         nll = [negative_log_likelihood(predict(t, validation), validation.y) for t in teachers]
         self.teacher_nll = dict(zip(TEACHER_RATES, nll, strict=True))
         self.teacher = teachers[nll.index(min(nll))]
@@ -260,29 +270,56 @@ def task_of(name, folder, device):
 @cache
 def twin_of(name, folder, device, learning_rate):
     """The teacher of the born-again student, one like it that learned from labels; its logits."""
-    task, twin = task_of(name, folder, device), student(2000)
+    task = task_of(name, folder, device)
+    twin = student(2000, task.train)
     optimizer = partial(adamw, lr=learning_rate)
-    settings = {"epochs": EPOCHS[name], "optimizer": optimizer, "seed": 2000, "progress": False}
+    settings = {"epochs": epochs_of(name), "optimizer": optimizer, "seed": 2000, "progress": False}
     fit(Supervised(twin), task.train, **settings)
     return twin, predict(twin, task.train)
 
 
-def learner_of(job, folder, device):
-    """What `fit` is to train; its `student` is the one that counts."""
-    task, network = task_of(job.data, folder, device), student(job.seed)
-    if job.method == "labels":
-        return Supervised(network)
-    if job.method == "peers":
-        losses = {"labels": HardLabels(), "peers": SoftTargets(job.setting)}
-        return Peers([network, student(job.seed + 500)], losses)
-    if job.method == "born again":
-        losses = {"labels": HardLabels(), "soft": SoftTargets(job.setting)}
-        twin, twin_logits = twin_of(job.data, folder, device, job.learning_rate)
-        return Distiller(twin, network, losses, teacher_logits=twin_logits)
-    losses = LOSSES[job.method][0](job.setting)
+def from_labels(job, network, folder, device):
+    """The control: nothing but labels."""
+    return Supervised(network)
+
+
+def beside_a_peer(job, network, folder, device):
+    """Two students, each of which learns from labels and from the other."""
+    losses = {"labels": HardLabels(), "peers": SoftTargets(job.setting)}
+    other = student(job.seed + 500, task_of(job.data, folder, device).train)
+    return Peers([network, other], losses)
+
+
+def from_a_twin(job, network, folder, device):
+    """A student of one that has its size, and has learned from labels."""
+    losses = {"labels": HardLabels(), "soft": SoftTargets(job.setting)}
+    twin, twin_logits = twin_of(job.data, folder, device, job.learning_rate)
+    return Distiller(twin, network, losses, teacher_logits=twin_logits)
+
+
+def from_the_teacher(job, network, folder, device):
+    """A student of the large teacher, by the losses of the job's method."""
+    task, losses = task_of(job.data, folder, device), LOSSES[job.method][0](job.setting)
     reads_layers = any(hasattr(loss, "teacher_layers") for loss in losses.values())
     logits = None if reads_layers else task.logits  # a cache of logits holds no layers
     return Distiller(task.teacher, network, losses, teacher_logits=logits)
+
+
+# How each method learns, and the grid of the one number that it tunes.
+METHODS = {
+    "labels": (from_labels, (0,)),  # nothing but the learning rate
+    "peers": (beside_a_peer, TEMPERATURES),
+    "born again": (from_a_twin, TEMPERATURES),
+    **{method: (from_the_teacher, grid) for method, (_, grid) in LOSSES.items()},
+}
+SETTINGS = {method: grid for method, (_, grid) in METHODS.items()}
+
+
+def learner_of(job, folder, device):
+    """What `fit` is to train; its `student` is the one that counts."""
+    learn, _ = METHODS[job.method]
+    network = student(job.seed, task_of(job.data, folder, device).train)
+    return learn(job, network, folder, device)
 
 
 def train_student(job, folder, device, threads):
@@ -290,7 +327,7 @@ def train_student(job, folder, device, threads):
     torch.set_num_threads(threads)
     torch.manual_seed(job.seed)  # regressors and embeddings start from it
     task = task_of(job.data, folder, device)
-    settings = {"epochs": EPOCHS[job.data], "seed": job.seed, "progress": False}
+    settings = {"epochs": epochs_of(job.data), "seed": job.seed, "progress": False}
     learner = learner_of(job, folder, device)
     try:
         fit(learner, task.train, optimizer=partial(adamw, lr=job.learning_rate), **settings)
@@ -410,13 +447,23 @@ def costs(jobs, repeats, setup):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="students of each method")
-    parser.add_argument("--data", nargs="+", choices=EPOCHS, default=list(EPOCHS))
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=list(EPOCHS),
+        help=f"{', '.join(EPOCHS)}, or any set of square images that torchvision has",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="epochs that are timed")
     parser.add_argument("--workers", type=int, help="students that train side by side")
     script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     parser.add_argument("--resume", type=Path, default=cache_dir() / f"comparison-{script}.jsonl")
     parser.add_argument("--record", type=Path, default=RECORD)
     setup = parser.parse_args()
+    command = f"python benchmarks/compare.py --seeds {setup.seeds}"
+    if setup.data != list(EPOCHS):
+        command += f" --data {' '.join(setup.data)}"
+        if setup.record == RECORD:
+            parser.error(f"--record: the book's record has {', '.join(EPOCHS)}; name another file")
 
     setup.device, setup.folder = default_device(), cache_dir()
     on_cpu = setup.device.type == "cpu"
@@ -464,7 +511,7 @@ def main():
     first = setup.data[0]
     cost = costs([final[first, method][0] for method in SETTINGS], setup.repeats, setup)
     found = {
-        "epochs": EPOCHS,
+        "epochs": {data: epochs_of(data) for data in setup.data},
         "rates": RATES,
         "settings": SETTINGS,
         "seeds": list(range(setup.seeds)),
@@ -473,7 +520,7 @@ def main():
         "rows": rows,
         "costs": cost,
     }
-    save_record(setup.record, f"python benchmarks/compare.py --seeds {setup.seeds}", found)
+    save_record(setup.record, command, found)
     for row in rows:
         errors, nll = statistics.mean(row["errors"]), statistics.mean(row["nll"])
         print(f"{row['data']:8} {row['method']:25} {errors:7.1f} errors, NLL {nll:.4f}")

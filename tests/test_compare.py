@@ -6,9 +6,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from set_address import ROOT
 
+from distill_lib.data import Images
+from distill_lib.distiller import Distiller
+from distill_lib.peers import Peers
 from distill_lib.records import load_record
+from distill_lib.training import Supervised
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,71 @@ def test_a_run_that_diverges_is_written_down_and_stops_nothing(compare, tmp_path
     monkeypatch.setattr(compare, "learner_of", lambda *a: None)
     job = compare.Job("small", "labels", 0, compare.TUNING_SEED, 0.2)
     assert compare.train_student(job, tmp_path, None, 1) == {"nll": math.inf}
+
+
+# ---- who learns from whom, on any images
+
+COLOURED = "CIFAR10"  # here: a few coloured images of noise
+
+
+@pytest.fixture
+def noise(compare, monkeypatch):
+    """Forty coloured images for every name but MNIST, thirty of them to choose by."""
+
+    def load(name, subset):
+        assert name == COLOURED
+        generator = torch.Generator().manual_seed(len(subset))
+        x = torch.randint(0, 256, (40, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        return Images(x, torch.arange(40) % 5, tuple("abcde"), mean=0.5, std=0.5)
+
+    real = compare.split
+    monkeypatch.setattr(compare, "load", load)
+    monkeypatch.setattr(compare, "split", lambda images, n: real(images, min(n, 30)))
+    compare.task_of.cache_clear()
+    compare.twin_of.cache_clear()
+    yield
+    compare.task_of.cache_clear()
+    compare.twin_of.cache_clear()
+
+
+def test_every_method_learns_from_what_it_says(compare, noise, tmp_path):
+    cpu = torch.device("cpu")
+    task = compare.task_of(COLOURED, tmp_path, cpu)
+    of_teacher, cached = {}, {}
+    for method, grid in compare.SETTINGS.items():
+        job = compare.Job(COLOURED, method, grid[0], 3, 0.002)
+        learner = compare.learner_of(job, tmp_path, cpu)
+        fresh = compare.student(3, task.train)
+        for ours, theirs in zip(
+            learner.student.parameters(), fresh.parameters(), strict=True
+        ):  # seed 3's initial weights, whoever teaches
+            assert torch.equal(ours, theirs), method
+        kind = {"labels": Supervised, "peers": Peers}.get(method, Distiller)
+        assert type(learner) is kind, method
+        if kind is Distiller:
+            of_teacher[method] = learner.teacher is task.teacher
+            cached[method] = learner.cached is not None
+    assert [method for method, yes in of_teacher.items() if not yes] == ["born again"]
+    answers = {"smoothed labels", "soft targets", "labels + soft targets", "logits", "decoupled"}
+    assert {method for method, yes in cached.items() if yes} == {*answers, "born again"}
+
+
+def test_another_set_is_compared_like_mnist(compare, noise, tmp_path):
+    cpu = torch.device("cpu")
+    for method in ("labels", "peers", "born again", "hints", "flow"):
+        job = compare.Job(COLOURED, method, compare.SETTINGS[method][0], 0, 0.002)
+        found = compare.train_student(job, tmp_path, cpu, torch.get_num_threads())
+        assert set(found) == {"errors", "nll", "agreement", "kl_to_teacher"}
+        assert 0 <= found["errors"] <= 40 and found["nll"] < 10
+    teachers = sorted(path.name for path in tmp_path.glob("*.pt"))
+    assert len(teachers) == 3 and all(f"-{COLOURED}-10-" in name for name in teachers)
+
+
+def test_the_books_record_is_not_overwritten_by_other_data(compare, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--data", "FashionMNIST"])
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert "--record: the book's record has full, small, crowded" in capsys.readouterr().err
 
 
 # ---- the record
