@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from distill_lib.data import Batch
 from distill_lib.features import read_layers
-from distill_lib.objectives import Step, check_logits, full_precision
+from distill_lib.objectives import Step, check_logits, compute_part, full_precision
 from distill_lib.training import Learner
 
 
@@ -93,7 +93,14 @@ class Distiller(Learner):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The named losses of one batch; their sum is what to minimise."""
+        """The named losses of one batch; their sum is what to minimise.
+
+        Raises
+        ------
+        ValueError
+            Logits that are probabilities, or don't fit the labels; shapes that a loss can't
+            compare: the message says which loss and what to change.
+        """
         with read_layers(self.student, self._student_layers) as student_features:
             student_logits = full_precision(self.student(batch.x))
         if batch.epoch < self.warmup_epochs:
@@ -105,7 +112,7 @@ class Distiller(Learner):
             check_logits("teacher", teacher_logits, batch.y)
             self._checked = True
         step = Step(batch, student_logits, teacher_logits, student_features, teacher_features)
-        return {name: loss(step) for name, loss in self.losses.items()}
+        return {name: compute_part(name, loss, step) for name, loss in self.losses.items()}
 
     @torch.no_grad()
     def _teacher_logits(self, batch: Batch) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill_lib.objectives import Step, full_precision
+from distill_lib.objectives import Step, full_precision, in_full_precision
 
 
 @contextmanager
@@ -37,6 +37,14 @@ def read_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Te
     dict of str to Tensor
         Filled by each forward pass; a layer that runs twice leaves its last output.
 
+    Raises
+    ------
+    ValueError
+        There is no layer of this name (at once), or the forward pass never called it (when its
+        output is looked up).
+    TypeError
+        In the forward pass: the layer returns something other than a tensor.
+
     Examples
     --------
     >>> from distill_lib.models import CNN
@@ -49,14 +57,20 @@ def read_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Te
     modules = {name: module for name, module in model.named_modules() if name}
     for name in names:
         if name not in modules:
-            near = difflib.get_close_matches(name, modules, n=3, cutoff=0.5) or list(modules)
+            near = _near_names(name, list(modules)) or list(modules)
             raise ValueError(
                 f"layer: {type(model).__name__} has no layer {name!r}; did you mean one of {near}?"
             )
-    features: dict[str, Tensor] = {}
+    features = _Features(model, names)
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if not isinstance(output, Tensor):
+                raise TypeError(
+                    f"layer: {name!r} ({type(module).__name__}) returns a {type(output).__name__}, "
+                    f"not a tensor: name a layer after it, or put it into a module that returns "
+                    f"the one tensor to compare"
+                )
             features[name] = output
 
         return hook
@@ -69,11 +83,49 @@ def read_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Te
             handle.remove()
 
 
+class _Features(dict[str, Tensor]):
+    """Outputs of the layers that were asked for; one that is missing says why."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self._model, self._names = model, names
+
+    def __missing__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        parts = [path for path, _ in self._model.named_modules() if path.startswith(f"{name}.")]
+        other = f"one of its parts {parts[:5]}" if parts else "one that the forward pass calls"
+        raise ValueError(
+            f"layer: {type(self._model).__name__} has a layer {name!r}, but its forward pass never "
+            f"called it: name {other}"
+        )
+
+
+def _near_names(name: str, paths: Sequence[str]) -> list[str]:
+    """The paths whose last component is most like that of `name`, the nearest first."""
+    ends = [path.rpartition(".")[2] for path in paths]
+    end = name.rpartition(".")[2]
+    near = difflib.get_close_matches(end, dict.fromkeys(ends), n=3, cutoff=0.5)
+    return [path for one in near for path, its in zip(paths, ends, strict=True) if its == one][:5]
+
+
+def refuse_layers(losses: nn.ModuleDict, who: str) -> None:
+    """Raise ValueError if one of the losses reads layers, since `who` has logits only."""
+    for name, loss in losses.items():
+        for part in loss.modules():
+            if getattr(part, "student_layers", ()) or getattr(part, "teacher_layers", ()):
+                raise ValueError(
+                    f"losses[{name!r}]: {type(part).__name__} reads layers, and {who} has logits "
+                    f"only: give a loss of logits, such as SoftTargets"
+                )
+
+
 class FeatureLoss(nn.Module):
     """A loss that compares one layer of the student with one of the teacher.
 
     A method is a subclass that writes `compare`. What it has to learn (a regressor, say) is a
     submodule of it; `fit` trains that along with the student, and it is left behind afterwards.
+    Under autocast both run in bfloat16, except for functions that are `in_full_precision`.
 
     Parameters
     ----------
@@ -95,7 +147,7 @@ class FeatureLoss(nn.Module):
         (student_layer,), (teacher_layer,) = self.student_layers, self.teacher_layers
         student = full_precision(step.student_features[student_layer])
         teacher = full_precision(step.teacher_features[teacher_layer])
-        with naming_layers(self, {student_layer: student}, {teacher_layer: teacher}):
+        with naming_layers({student_layer: student}, {teacher_layer: teacher}):
             return self.weight * self.compare(student, teacher)
 
     def extra_repr(self) -> str:
@@ -103,23 +155,43 @@ class FeatureLoss(nn.Module):
 
 
 @contextmanager
-def naming_layers(
-    loss: nn.Module, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]
-) -> Iterator[None]:
-    """Let an error inside the ``with`` block say which loss, which layers and which shapes."""
+def naming_layers(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let an error inside the ``with`` block say which layers and which shapes."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
+        if _lacks_memory(error):
+            raise
         ours, theirs = (
             " and ".join(f"{name!r} of shape {tuple(x.shape)}" for name, x in features.items())
             for features in (student, teacher)
         )
         raise ValueError(
-            f"{type(loss).__name__}: cannot compare the student's {ours} with the teacher's "
-            f"{theirs}: {error}"
+            f"cannot compare the student's {ours} with the teacher's {theirs}: {error}"
         ) from error
 
 
+def _lacks_memory(error: Exception) -> bool:
+    """Not a matter of shapes: `fit` names a batch that fits."""
+    return "memory" in str(error)
+
+
+def _learned(name: str, module: nn.Module, features: Tensor) -> Tensor:
+    """What a loss learns, applied to features: an error says which inputs it has to take."""
+    try:
+        return module(features)
+    except RuntimeError as error:
+        if _lacks_memory(error):
+            raise
+        width = features.shape[1]
+        like = f"nn.Linear({width}, …)" if features.ndim == 2 else f"nn.Conv2d({width}, …, 1)"
+        raise ValueError(
+            f"{name}: {error}: it gets inputs of shape {tuple(features.shape)}, so start it with "
+            f"{like}"
+        ) from error
+
+
+@in_full_precision
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Half the squared distance of features, :math:`\frac12 \lVert F_T - F_S \rVert^2` a sample.
 
@@ -153,9 +225,10 @@ class Hint(FeatureLoss):
         self.regressor = regressor
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return hint_loss(self.regressor(student), teacher)
+        return hint_loss(_learned("regressor", self.regressor, student), teacher)
 
 
+@in_full_precision
 def attention_map(features: Tensor) -> Tensor:
     r"""Where a layer looks: :math:`Q = \sum_c A_c^2`, as a vector of length 1.
 
@@ -176,6 +249,7 @@ def attention_map(features: Tensor) -> Tensor:
     return F.normalize(features.square().sum(dim=1).flatten(1), dim=1)
 
 
+@in_full_precision
 def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Distance of two attention maps, :math:`\lVert Q_S - Q_T \rVert`, a number in [0, √2].
 
@@ -200,6 +274,7 @@ class AttentionTransfer(FeatureLoss):
         return attention_transfer_loss(student, teacher)
 
 
+@in_full_precision
 def variational_information_loss(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
     r"""Surprise at the teacher's features, :math:`-\ln q(t \mid s)`, under a Gaussian.
 
@@ -228,7 +303,7 @@ def variational_information_loss(mean: Tensor, variance: Tensor, teacher: Tensor
     if variance.shape != teacher.shape[1:2]:
         raise ValueError(
             f"variance: expected one value for each of {teacher.shape[1]} channels, got shape "
-            f"{tuple(variance.shape)}"
+            f"{tuple(variance.shape)}: pass channels={teacher.shape[1]} to VariationalInformation"
         )
     per_channel = variance.view(-1, *[1] * (teacher.ndim - 2))
     nats = (per_channel.log() + (teacher - mean).square() / per_channel + math.log(2 * math.pi)) / 2
@@ -265,9 +340,11 @@ class VariationalInformation(FeatureLoss):
         return F.softplus(self.raw_variance) + 1e-5
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return variational_information_loss(self.regressor(student), self.variance, teacher)
+        mean = _learned("regressor", self.regressor, student)
+        return variational_information_loss(mean, self.variance, teacher)
 
 
+@in_full_precision
 def contrastive_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """Pick the teacher's features of the same image out of the batch, knowing the student's.
 
@@ -324,8 +401,8 @@ class Contrastive(FeatureLoss):
         self.tau = tau
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        ours = self.student_embedding(student.flatten(1))
-        theirs = self.teacher_embedding(teacher.flatten(1))
+        ours = _learned("student_embedding", self.student_embedding, student.flatten(1))
+        theirs = _learned("teacher_embedding", self.teacher_embedding, teacher.flatten(1))
         return contrastive_loss(ours, theirs, self.tau)
 
 

@@ -10,7 +10,8 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from distill_lib.data import Batch
 from distill_lib.distiller import Distiller
-from distill_lib.objectives import Step, check_logits, full_precision
+from distill_lib.features import refuse_layers
+from distill_lib.objectives import Step, check_logits, compute_part, full_precision
 
 
 class Many(nn.Module):
@@ -107,6 +108,8 @@ class ManyDistillers(Distiller):
                 f"got {len(losses)}"
             )
         each = {str(i): nn.ModuleDict(mapping) for i, mapping in enumerate(losses)}
+        for mapping in each.values():
+            refuse_layers(mapping, "ManyDistillers")
         super().__init__(teacher, Many(students), each, teacher_logits=teacher_logits)
         self._each = list(each.values())
 
@@ -123,5 +126,5 @@ class ManyDistillers(Distiller):
         for i, (logits, losses) in enumerate(zip(student_logits, self._each, strict=True)):
             step = Step(batch, logits, teacher_logits)
             for name, loss in losses.items():
-                parts[f"{name} {i}"] = loss(step)
+                parts[f"{name} {i}"] = compute_part(name, loss, step)
         return parts

@@ -1,21 +1,27 @@
 """Losses of logits: each a pure function first, then a small module that carries its weight.
 
-To add one: write the function, write the module beside it (its ``forward`` takes a `Step`), and
-add a line to the table of losses in `chapters/notation.md`. Nothing else has to know about it.
+To add one: write the function and mark it `in_full_precision`, write the module beside it (its
+``forward`` takes a `Step`), and add a line to the table of losses in `chapters/notation.md`.
+Nothing else has to know about it.
 
 Everything here takes **logits**, never probabilities, and returns nats, averaged over the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_lib.data import Batch
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,49 @@ class Step:
     teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def full_precision(logits: Tensor) -> Tensor:
+    """`logits` in at least float32: under autocast a network returns bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def in_full_precision(loss: Callable[P, T]) -> Callable[P, T]:
+    """Mark a function of tensors: it computes in at least float32, under autocast too.
+
+    A bfloat16 has two to three digits. They are enough for a network but not for a comparison: the
+    difference of a student and a teacher who nearly agree is in the digits that were rounded away.
+    So floating-point arguments are promoted, and autocast, which rounds inside every matrix
+    product, is off. What a loss *learns* (a regressor, say) runs before, under autocast.
+    """
+
+    def promote(value: Any) -> Any:
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        return full_precision(value) if is_float else value
+
+    @wraps(loss)
+    def compare(*args: P.args, **kwargs: P.kwargs) -> T:
+        values = (*args, *kwargs.values())
+        device = next((v.device.type for v in values if isinstance(v, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return loss(*map(promote, args), **{k: promote(v) for k, v in kwargs.items()})
+
+    return compare
+
+
+def compute_part(name: str, loss: nn.Module, step: Step) -> Tensor:
+    """What one of a learner's named losses says of a step: a scalar.
+
+    Raises
+    ------
+    ValueError
+        What the loss refuses; the message begins with its name and its class.
+    """
+    try:
+        return loss(step)
+    except ValueError as error:
+        raise ValueError(f"losses[{name!r}], {type(loss).__name__}: {error}") from error
+
+
+@in_full_precision
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, tau: float) -> Tensor:
     r"""Temperature-scaled KL divergence from the teacher's distribution to the student's.
 
@@ -78,7 +127,7 @@ class HardLabels(nn.Module):
         self.weight = weight
 
     def forward(self, step: Step) -> Tensor:
-        return self.weight * F.cross_entropy(step.student_logits, step.batch.y)
+        return self.weight * F.cross_entropy(full_precision(step.student_logits), step.batch.y)
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}"
@@ -102,6 +151,7 @@ class SoftTargets(nn.Module):
         return f"tau={self.tau}, weight={self.weight}"
 
 
+@in_full_precision
 def logit_matching_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     r"""Half the mean squared distance of logits, :math:`\frac{1}{2K} \lVert z - v \rVert^2`.
 
@@ -126,6 +176,7 @@ def logit_matching_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tenso
     return F.mse_loss(student_logits, teacher_logits) / 2
 
 
+@in_full_precision
 def decoupled_losses(
     student_logits: Tensor, teacher_logits: Tensor, y: Tensor, tau: float
 ) -> tuple[Tensor, Tensor]:
@@ -206,11 +257,6 @@ class DecoupledTargets(nn.Module):
         return f"tau={self.tau}, target={self.target}, others={self.others}"
 
 
-def full_precision(logits: Tensor) -> Tensor:
-    """`logits` in at least float32: under autocast a network returns bfloat16."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def check_logits(name: str, logits: Tensor, y: Tensor) -> None:
     """Raise ValueError if `logits` are probabilities, or do not fit the labels `y`.
 
@@ -244,7 +290,8 @@ def _check_pair(student_logits: Tensor, teacher_logits: Tensor) -> None:
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
         raise ValueError(
             f"student_logits and teacher_logits: expected one shape (B, K), got "
-            f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
+            f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}: both networks need "
+            f"one output for each of the same classes"
         )
     for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
         if not torch.is_floating_point(logits):

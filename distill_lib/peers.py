@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.data import Batch
-from distill_lib.objectives import Step, check_logits, full_precision
+from distill_lib.features import refuse_layers
+from distill_lib.objectives import Step, check_logits, compute_part, full_precision
 from distill_lib.training import Learner
 
 
@@ -49,7 +50,8 @@ class Peers(Learner):
     losses : mapping of str to nn.Module
         What each student minimises against each peer, averaged over its peers. Each takes a
         `distill_lib.objectives.Step`, in which the peer is the teacher: its logits are detached,
-        so that no student is pulled towards those that it teaches. For Zhang et al.'s loss:
+        so that no student is pulled towards those that it teaches. None may read layers (a
+        ValueError names it). For Zhang et al.'s loss:
         ``{"labels": HardLabels(), "peers": SoftTargets(tau=1.0)}``.
 
     Notes
@@ -68,6 +70,7 @@ class Peers(Learner):
         if not losses:
             raise ValueError("losses: expected at least one named loss, got none")
         self.students, self.losses = nn.ModuleList(students), nn.ModuleDict(losses)
+        refuse_layers(self.losses, "Peers")
         self._checked = False
 
     @property
@@ -86,5 +89,6 @@ class Peers(Learner):
         for i, z in enumerate(logits):
             steps = [Step(batch, z, v.detach()) for j, v in enumerate(logits) if j != i]
             for name, loss in self.losses.items():
-                parts[f"{name} {i}"] = torch.stack([loss(step) for step in steps]).mean()
+                of_peers = [compute_part(name, loss, step) for step in steps]
+                parts[f"{name} {i}"] = torch.stack(of_peers).mean()
         return parts

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_lib.features import FeatureLoss, naming_layers
-from distill_lib.objectives import Step, full_precision
+from distill_lib.objectives import Step, in_full_precision
 
 
+@in_full_precision
 def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Difference of who resembles whom, :math:`\frac{1}{B^2} \lVert G_T - G_S \rVert_F^2`.
 
@@ -34,6 +35,7 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (g_student - g_teacher).square().sum() / len(student) ** 2
 
 
+@in_full_precision
 def relational_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Difference of who is how far from whom: Huber's loss of distances over their mean.
 
@@ -55,6 +57,7 @@ def relational_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
 
 
+@in_full_precision
 def relational_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Difference of the angles in triangles of samples: Huber's loss of their cosines.
 
@@ -81,6 +84,7 @@ def relational_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return huber / (n * (n - 1) * (n - 2))
 
 
+@in_full_precision
 def probabilistic_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""KL between the teacher's and the student's distribution over a sample's neighbours.
 
@@ -146,6 +150,7 @@ class ProbabilisticTransfer(FeatureLoss):
         return probabilistic_transfer_loss(student, teacher)
 
 
+@in_full_precision
 def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
     r"""What a network does from one layer to another, :math:`G_{ij} = \frac{1}{hw} \sum F_i F'_j`.
 
@@ -173,6 +178,7 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
     return torch.einsum("bihw,bjhw->bij", first, second) / (size[0] * size[1])
 
 
+@in_full_precision
 def flow_loss(student_flow: Tensor, teacher_flow: Tensor) -> Tensor:
     """Squared distance of two flow matrices of shape (B, C, C'), a mean over the batch."""
     if student_flow.shape != teacher_flow.shape:
@@ -206,13 +212,13 @@ class Flow(nn.Module):
 
     def forward(self, step: Step) -> Tensor:
         student, teacher = (
-            {name: full_precision(features[name]) for name in names}
+            {name: features[name] for name in names}
             for features, names in (
                 (step.student_features, self.student_layers),
                 (step.teacher_features, self.teacher_layers),
             )
         )
-        with naming_layers(self, student, teacher):
+        with naming_layers(student, teacher):
             ours = flow_matrix(*(student[name] for name in self.student_layers))
             theirs = flow_matrix(*(teacher[name] for name in self.teacher_layers))
             return self.weight * flow_loss(ours, theirs)
@@ -226,7 +232,8 @@ def _check_same_batch(student: Tensor, teacher: Tensor, least: int = 2) -> None:
     if len(student) != len(teacher) or len(student) < least:
         raise ValueError(
             f"expected features of the same {least} or more samples, got {len(student)} of the "
-            f"student and {len(teacher)} of the teacher"
+            f"student and {len(teacher)} of the teacher: if it is the smaller last batch of an "
+            f"epoch, choose another batch_size or leave the odd images out"
         )
 
 

@@ -14,7 +14,7 @@ from distill_lib import features, objectives, relations
 from distill_lib.data import Images
 from distill_lib.distiller import Distiller
 from distill_lib.models import MLP
-from distill_lib.objectives import HardLabels, Step
+from distill_lib.objectives import HardLabels, Step, in_full_precision
 from distill_lib.training import fit
 
 
@@ -31,7 +31,8 @@ def test_the_example_plays_through():
     teacher, student = MLP(36, 20, 3), MLP(36, 5, 3)
     names = {
         "Distiller": Distiller, "F": F, "HardLabels": HardLabels, "Step": Step, "Tensor": Tensor,
-        "fit": fit, "nn": nn, "student": student, "teacher": teacher, "train": train,
+        "fit": fit, "in_full_precision": in_full_precision, "nn": nn, "student": student,
+        "teacher": teacher, "train": train,
     }  # fmt: skip
     exec(example("loss"), names)
     exec(example("loss in use"), names)

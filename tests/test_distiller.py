@@ -13,6 +13,7 @@ from distill_lib.models import MLP
 from distill_lib.objectives import HardLabels, SoftTargets
 from distill_lib.training import fit, predict
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 sgd = partial(torch.optim.SGD, lr=0.1)
 
 
@@ -51,6 +52,69 @@ def test_the_losses_are_named_and_hintons_sum():
     torch.testing.assert_close(parts["soft"], 0.9 * 4 * (p * (p.log() - log_q)).sum(dim=1).mean())
 
 
+class Spy(nn.Module):
+    """A loss that keeps the step it was shown."""
+
+    student_layers = teacher_layers = ("layers.fc1",)
+
+    def forward(self, step):
+        self.step = step
+        return step.student_logits.square().mean()
+
+
+def test_the_teacher_passes_no_gradient_on_even_if_someone_thaws_it():
+    teacher, student = networks()
+    spy = Spy()
+    distiller = Distiller(teacher, student, {"spy": spy})
+    teacher.requires_grad_(True)
+    distiller(batch_of(images()))
+    for tensor in (spy.step.teacher_logits, spy.step.teacher_features["layers.fc1"]):
+        assert tensor.grad_fn is None and not tensor.requires_grad
+    for tensor in (spy.step.student_logits, spy.step.student_features["layers.fc1"]):
+        assert tensor.requires_grad
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_under_autocast_losses_and_warmup_get_logits_in_float32(cached):
+    teacher, student = networks()
+    data = images()
+    logits = predict(teacher, data).bfloat16() if cached else None
+    spy = Spy()
+    spy.student_layers = spy.teacher_layers = ()
+    distiller = Distiller(teacher, student, {"spy": spy}, teacher_logits=logits, warmup_epochs=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, v = student(batch_of(data).x), teacher(batch_of(data).x)
+        warmup = distiller(batch_of(data, epoch=0))["warmup"]
+        distiller(batch_of(data, epoch=1))
+    assert z.dtype == v.dtype == torch.bfloat16
+    assert spy.step.student_logits.dtype == spy.step.teacher_logits.dtype == torch.float32
+    torch.testing.assert_close(spy.step.student_logits, z.float(), rtol=0, atol=0)
+    torch.testing.assert_close(warmup, F.cross_entropy(z.float(), data.y), rtol=1e-6, atol=0)
+
+
+def test_an_error_of_a_loss_keeps_its_words_and_says_whose_it_is():
+    class Picky(nn.Module):
+        def forward(self, step):
+            raise ValueError("not this one")
+
+    teacher, student = networks()
+    losses = {"labels": HardLabels(), "second": Picky()}
+    with pytest.raises(ValueError, match=r"^losses\['second'\], Picky: not this one$"):
+        Distiller(teacher, student, losses)(batch_of(images()))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_it_works_where_the_data_are(device):
+    parts = []
+    for place in ("cpu", device):
+        teacher, student = networks()
+        data = images().to(place)
+        history = fit(Distiller(teacher, student, soft()), data, epochs=2, progress=False)
+        parts.append(history[-1]["soft"])
+        assert {p.device.type for p in (*teacher.parameters(), *student.parameters())} == {place}
+    assert parts[0] == pytest.approx(parts[1], rel=1e-3)
+
+
 def test_the_teacher_stays_frozen_and_in_eval():
     teacher, student = networks()
     before = state(teacher)
@@ -68,7 +132,7 @@ def test_the_teacher_stays_frozen_and_in_eval():
 
 def test_the_student_is_in_train_mode_in_every_epoch():
     # the bug this catches: an evaluation in between leaves the student in eval mode
-    class Spy(MLP):
+    class Watched(MLP):
         modes: list[bool]
 
         def forward(self, x):
@@ -76,7 +140,7 @@ def test_the_student_is_in_train_mode_in_every_epoch():
             return super().forward(x)
 
     teacher, _ = networks()
-    student = Spy(36, 5, 3)
+    student = Watched(36, 5, 3)
     student.modes = []
     fit(
         Distiller(teacher, student, soft()),

@@ -13,6 +13,7 @@ from distill_lib.distiller import Distiller
 from distill_lib.features import (
     AttentionTransfer,
     Contrastive,
+    FeatureLoss,
     Hint,
     VariationalInformation,
     attention_map,
@@ -24,6 +25,7 @@ from distill_lib.features import (
 )
 from distill_lib.models import CNN, MLP
 from distill_lib.objectives import SoftTargets, Step
+from distill_lib.relations import SimilarityPreserving
 from distill_lib.training import fit, predict
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -83,6 +85,76 @@ def test_an_unknown_layer_lists_near_ones():
         Distiller(teacher, student, {"a": AttentionTransfer("conv2", "conv3")})
     with pytest.raises(ValueError, match=r"MLP has no layer 'quux'.*layers\.fc1"):
         Distiller(teacher, MLP(784, 5, 10), {"a": AttentionTransfer("quux", "conv2")})
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("fc2", "['layers.fc2', 'layers.fc1']"),  # the path is missing
+        ("layers.fc3", "['layers.fc2', 'layers.fc1']"),  # there are two
+        ("net.relu1", "['layers.relu1']"),  # another path
+    ],
+)
+def test_near_layers_are_those_whose_own_name_is_like_it(name, near):
+    with pytest.raises(ValueError) as error, read_layers(MLP(784, 5, 10), [name]):
+        pass
+    assert str(error.value).endswith(f"has no layer {name!r}; did you mean one of {near}?")
+
+
+class Odd(nn.Module):
+    """Layers that can't be read as they stand: a list, one that rests, one that says two things."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(784, 8), nn.Linear(8, 8)])
+        self.resting = nn.Linear(8, 8)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        for block in self.blocks:
+            x = block(x).relu()
+        return self.head(self.gru(x[:, None])[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "message"),
+    [
+        (
+            "blocks",
+            ValueError,
+            r"losses\['sp'\], SimilarityPreserving: layer: Odd has a layer 'blocks', but its "
+            r"forward pass never called it: name one of its parts \['blocks.0', 'blocks.1'\]",
+        ),
+        ("resting", ValueError, r"'resting', but .* never called it: name one that the forward"),
+        (
+            "gru",
+            TypeError,
+            r"layer: 'gru' \(GRU\) returns a tuple, not a tensor: name a layer after",
+        ),
+    ],
+)
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_a_layer_without_an_output_of_its_own_is_named(layer, error, message, who):
+    data, cnn = digits(8), networks()[1]
+    batch = Batch(data.floats(data.x), data.y, torch.arange(8), 0, 8, False)
+    if who == "student":
+        learner = Distiller(cnn, Odd(), {"sp": SimilarityPreserving(layer, "fc1")})
+    else:
+        learner = Distiller(Odd(), cnn, {"sp": SimilarityPreserving("fc1", layer)})
+    with pytest.raises(error, match=message):
+        learner(batch)
+    assert not any(module._forward_hooks for module in learner.modules())
+
+
+def test_the_parts_of_a_list_can_be_read():
+    odd = Odd()
+    with read_layers(odd, ["blocks.1"]) as features:
+        odd(torch.zeros(2, 1, 28, 28))
+    assert features["blocks.1"].shape == (2, 8)
+    with pytest.raises(KeyError):
+        features["head"]  # nobody asked for it
 
 
 # ---- values
@@ -223,12 +295,32 @@ def test_a_wrong_shape_names_the_loss_the_layers_and_the_cure():
             r"Hint: .*student's 'conv2' of shape \(8, 4, 8, 8\).*teacher's 'conv2' of shape "
             r"\(8, 12, 8, 8\).*add a regressor",
         ),
-        (Hint("conv2", "conv2", nn.Conv2d(5, 12, 1)), r"Hint: .*\(8, 4, 8, 8\).*channels"),
+        (
+            Hint("conv2", "conv2", nn.Conv2d(5, 12, 1)),
+            r"losses\['a'\], Hint: cannot compare .*\(8, 4, 8, 8\).*regressor: .*channels.*"
+            r"start it with nn.Conv2d\(4, …, 1\)",
+        ),
+        (
+            Hint("fc1", "fc1", nn.Linear(5, 20)),
+            r"Hint: .*regressor: .*shape \(8, 8\), so start it with nn.Linear\(8, …\)",
+        ),
+        (
+            VariationalInformation("fc1", "fc1", nn.Linear(5, 20), 20),
+            r"VariationalInformation: .*regressor: .*start it with nn.Linear\(8, …\)",
+        ),
+        (
+            Contrastive("conv2", "conv2", nn.Linear(4, 16), nn.Linear(768, 16)),
+            r"Contrastive: .*student_embedding: .*start it with nn.Linear\(256, …\)",
+        ),
+        (
+            Contrastive("conv2", "conv2", nn.Linear(256, 16), nn.Linear(12, 16)),
+            r"Contrastive: .*teacher_embedding: .*start it with nn.Linear\(768, …\)",
+        ),
         (AttentionTransfer("conv1", "conv2"), "AttentionTransfer: .*add a pooling layer"),
         (AttentionTransfer("fc1", "fc1"), r"AttentionTransfer: .*expected maps.*convolution"),
         (
             VariationalInformation("fc1", "fc1", nn.Linear(8, 20), 12),
-            "VariationalInformation: .*each of 20 channels",
+            r"VariationalInformation: .*each of 20 channels, got shape \(12,\): pass channels=20",
         ),
         (
             Contrastive("fc1", "fc1", nn.Linear(8, 16), nn.Linear(20, 15)),
@@ -237,6 +329,22 @@ def test_a_wrong_shape_names_the_loss_the_layers_and_the_cure():
     ):
         with pytest.raises(ValueError, match=message):
             Distiller(teacher, student, {"a": loss})(batch)
+
+
+@pytest.mark.parametrize("where", ["compare", "regressor"])
+def test_a_lack_of_memory_is_no_matter_of_shapes(where):
+    class Hungry(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    class Greedy(FeatureLoss):
+        def compare(self, student, teacher):
+            return Hungry()(student)
+
+    loss = Greedy("fc1", "fc1") if where == "compare" else Hint("fc1", "fc1", Hungry())
+    teacher, student = networks()
+    with pytest.raises(torch.OutOfMemoryError, match=r"batch_size: 16 images .* try 8"):
+        fit(Distiller(teacher, student, {"a": loss}), digits(), epochs=1, batch_size=16)
 
 
 def test_cached_logits_hold_no_features():
@@ -253,13 +361,3 @@ def test_bad_numbers_are_refused():
         contrastive_loss(randn(3, 2), randn(3, 2), 0)
     with pytest.raises(ValueError, match="expected maps of shape"):
         attention_map(randn(3, 2))
-
-
-def test_bfloat16_features_are_compared_in_full_precision():
-    data = digits(4)
-    batch = Batch(data.floats(data.x), data.y, torch.arange(4), 0, 4, False)
-    z = torch.zeros(4, 10)
-    s, t = randn(4, 3).bfloat16(), randn(4, 3, seed=1).bfloat16()
-    loss = Hint("a", "b", nn.Identity())(Step(batch, z, z, {"a": s}, {"b": t}))
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, hint_loss(s.float(), t.float()))

@@ -9,10 +9,15 @@ from torch.nn import functional as F
 
 from distill_lib.data import Batch, Images
 from distill_lib.distiller import Distiller
-from distill_lib.models import MLP
-from distill_lib.objectives import HardLabels, SoftTargets
+from distill_lib.features import AttentionTransfer
+from distill_lib.many import ManyDistillers
+from distill_lib.models import CNN, MLP
+from distill_lib.objectives import HardLabels, LogitMatching, SoftTargets
 from distill_lib.peers import Ensemble, Peers
+from distill_lib.relations import Flow
 from distill_lib.training import evaluate, fit
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def images(n=64):
@@ -44,6 +49,80 @@ def test_deep_mutual_learning_by_hand():
         torch.testing.assert_close(parts[f"labels {i}"], F.nll_loss(p[i].log(), data.y))
         divergences = [(p[j] * (p[j] / p[i]).log()).sum(1).mean() for j in range(3) if j != i]
         torch.testing.assert_close(parts[f"peers {i}"], sum(divergences) / 2)
+
+
+@pytest.mark.parametrize("loss", [SoftTargets(tau=2.0), LogitMatching()])
+def test_twins_have_nothing_to_teach_each_other(loss):
+    (one,) = networks(1)
+    data = images()
+    twins = Peers([one, copy.deepcopy(one)], {"peers": loss})(batch_of(data))
+    assert all(part.abs() < 1e-7 for part in twins.values())
+    others = Peers(networks(2), {"peers": loss})(batch_of(data))
+    assert all(part > 1e-4 for part in others.values())
+
+
+def test_under_autocast_peers_compare_in_float32():
+    class Spy(nn.Module):
+        def forward(self, step):
+            dtypes.extend([step.student_logits.dtype, step.teacher_logits.dtype])
+            return step.student_logits.square().mean()
+
+    dtypes = []
+    students, data = networks(2), images()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert students[0](batch_of(data).x).dtype == torch.bfloat16
+        Peers(students, {"spy": Spy()})(batch_of(data))
+    assert set(dtypes) == {torch.float32}
+
+
+def test_under_autocast_an_ensemble_speaks_in_float32():
+    members, data = networks(3), images()
+    x = data.floats(data.x)
+    with torch.autocast("cpu", torch.bfloat16):
+        said, alone = Ensemble(members)(x), [member(x).float() for member in members]
+    mean = torch.stack([z.softmax(1) for z in alone]).mean(0)
+    torch.testing.assert_close(said, mean.log(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_peers_and_ensembles_work_where_the_data_are(device):
+    found = []
+    for place in ("cpu", device):
+        *members, student = networks(4)
+        data = images().to(place)
+        history = fit(Peers(members, mutual()), data, epochs=2, progress=False)
+        learner = Distiller(Ensemble(members), student, {"soft": SoftTargets(tau=1.0)})
+        taught = fit(learner, data, epochs=2, progress=False)
+        found.append([history[-1]["peers 0"], history[-1]["labels 2"], taught[-1]["soft"]])
+        assert {p.device.type for p in learner.parameters()} == {place}
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        AttentionTransfer("conv2", "conv2"),
+        Flow(("conv1", "conv2"), ("conv1", "conv2")),
+        nn.Sequential(AttentionTransfer("conv2", "conv2")),  # inside another loss
+    ],
+)
+def test_losses_of_layers_are_refused_where_there_are_logits_only(loss):
+    a, b = CNN((2, 3), 4), CNN((2, 3), 4)
+    reading = "Flow" if isinstance(loss, Flow) else "AttentionTransfer"
+    losses = {"labels": HardLabels(), "maps": loss}
+    with pytest.raises(ValueError, match=rf"losses\['maps'\]: {reading} reads layers, and Peers "):
+        Peers([a, b], losses)
+    with pytest.raises(ValueError, match=rf"losses\['maps'\]: {reading} reads layers, and ManyD"):
+        ManyDistillers(a, [b, b], [{"labels": HardLabels()}, losses])
+
+
+def test_an_error_of_a_loss_says_whose_it_is():
+    students = [MLP(36, 8, 3), MLP(36, 8, 4)]
+    message = r"losses\['peers'\], SoftTargets: .*\(64, 3\) and \(64, 4\).* same classes"
+    with pytest.raises(ValueError, match=message):
+        Peers(students, mutual())(batch_of(images()))
+    with pytest.raises(ValueError, match=message):
+        ManyDistillers(students[1], students[:1], [mutual()])(batch_of(images()))
 
 
 def test_no_student_is_pulled_towards_those_it_teaches():

@@ -149,6 +149,18 @@ def test_too_few_or_other_samples_are_refused(name):
         LOSSES[name](randn(1, 3), randn(1, 3))
 
 
+@pytest.mark.parametrize("name", ["sp", "distance", "angle", "pkt"])
+def test_a_last_batch_of_one_image_says_what_to_do(name):
+    teacher, student = CNN((4, 6), 20), CNN((2, 4), 8)
+    learner = Distiller(teacher, student, {"mine": METHODS[name]()})
+    with pytest.raises(ValueError) as error:
+        fit(learner, digits(33), epochs=1, batch_size=16, progress=False)
+    message = str(error.value)
+    assert message.startswith(f"losses['mine'], {type(METHODS[name]()).__name__}: cannot compare")
+    assert "got 1 of the student and 1 of the teacher: if it is the smaller last batch" in message
+    assert message.endswith("choose another batch_size or leave the odd images out")
+
+
 # ---- flow between layers
 
 
