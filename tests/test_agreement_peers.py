@@ -61,13 +61,14 @@ def test_both_peers_train_the_same_students(chapter, n):
         torch.testing.assert_close(one.state_dict(), two.state_dict(), rtol=0, atol=0)
 
 
-def test_a_bank_of_pairs_trains_the_students_of_peers(chapter):
-    data, students = images(), networks(4)
-    bank = chapter["BankOfPairs"](copy.deepcopy(students))
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_bank_of_cohorts_trains_the_students_of_peers(chapter, size):
+    data, students = images(), networks(2 * size)
+    bank = chapter["BankOfCohorts"](copy.deepcopy(students), size)
     fit(bank, data, epochs=2, batch_size=32, progress=False)
     for i in (0, 1):
-        pair = peers.Peers([students[i], students[2 + i]], chapter["mutual"])
-        fit(pair, data, epochs=2, batch_size=32, progress=False)
+        cohort = peers.Peers(students[i::2], chapter["mutual"])
+        fit(cohort, data, epochs=2, batch_size=32, progress=False)
     assert_same_weights(bank.student.networks(), students)
 
 
