@@ -10,6 +10,7 @@ Everything here takes **logits**, never probabilities, and returns nats, average
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -67,7 +68,8 @@ def in_full_precision(loss: Callable[P, T]) -> Callable[P, T]:
     def compare(*args: P.args, **kwargs: P.kwargs) -> T:
         values = (*args, *kwargs.values())
         device = next((v.device.type for v in values if isinstance(v, Tensor)), "cpu")
-        with torch.autocast(device, enabled=False):
+        on = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if on else nullcontext():
             return loss(*map(promote, args), **{k: promote(v) for k, v in kwargs.items()})
 
     return compare
