@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_lib.objectives import Step, full_precision, in_full_precision
+from distill_lib.training import is_out_of_memory
 
 
 @contextmanager
@@ -160,8 +161,8 @@ def naming_layers(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) 
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        if _lacks_memory(error):
-            raise
+        if is_out_of_memory(error):
+            raise  # not a matter of shapes: `fit` names a batch that fits
         ours, theirs = (
             " and ".join(f"{name!r} of shape {tuple(x.shape)}" for name, x in features.items())
             for features in (student, teacher)
@@ -171,18 +172,13 @@ def naming_layers(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) 
         ) from error
 
 
-def _lacks_memory(error: Exception) -> bool:
-    """Not a matter of shapes: `fit` names a batch that fits."""
-    return "memory" in str(error)
-
-
 def _learned(name: str, module: nn.Module, features: Tensor) -> Tensor:
     """What a loss learns, applied to features: an error says which inputs it has to take."""
     try:
         return module(features)
     except RuntimeError as error:
-        if _lacks_memory(error):
-            raise
+        if is_out_of_memory(error):
+            raise  # not a matter of shapes: `fit` names a batch that fits
         width = features.shape[1]
         like = f"nn.Linear({width}, …)" if features.ndim == 2 else f"nn.Conv2d({width}, …, 1)"
         raise ValueError(

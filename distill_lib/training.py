@@ -219,7 +219,7 @@ def fit(
                     opt.zero_grad()
                     parts.sum().backward()
                 except RuntimeError as error:
-                    if not _is_out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     raise torch.OutOfMemoryError(
                         f"batch_size: {batch_size} images at once do not fit into the memory of "
@@ -300,7 +300,7 @@ def evaluate(model: nn.Module, data: Images, *, teacher: nn.Module | None = None
     return scores
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """The CPU and MPS have no error of their own for it, only words."""
     words = ("out of memory", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)
