@@ -58,7 +58,7 @@ from distill_lib.features import (
 from distill_lib.models import CNN, count_parameters
 from distill_lib.objectives import DecoupledTargets, HardLabels, LogitMatching, SoftTargets
 from distill_lib.peers import Peers
-from distill_lib.records import save_record
+from distill_lib.records import record_path, save_record
 from distill_lib.relations import (
     Flow,
     ProbabilisticTransfer,
@@ -68,7 +68,7 @@ from distill_lib.relations import (
 )
 from distill_lib.training import Supervised, adamw, fit, predict
 
-RECORD = Path(distill_lib.__file__).parent / "records" / "comparison.json"
+RECORD = record_path("comparison")
 EPOCHS = {"full": 4, "small": 60, "crowded": 6}
 RATES = (0.0007, 0.002, 0.006, 0.02, 0.06)
 TEACHER_RATES = (0.003, 0.01, 0.03)

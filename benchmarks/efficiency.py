@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import distill_lib
 from distill_lib.data import default_device, load
 from distill_lib.distiller import Distiller
 from distill_lib.efficiency import (
@@ -28,7 +27,7 @@ from distill_lib.efficiency import (
 )
 from distill_lib.models import CNN, MLP, count_parameters
 from distill_lib.objectives import SoftTargets
-from distill_lib.records import save_record
+from distill_lib.records import record_path, save_record
 from distill_lib.training import Supervised, fit, predict
 
 BATCH_SIZE = 256
@@ -39,7 +38,7 @@ NETWORKS = {
     "MLP 784-128-10": partial(MLP, 784, 128, 10),
     "MLP 784-1200-1200-10": partial(MLP, 784, 1200, 1200, 10),
 }
-RECORD = Path(distill_lib.__file__).parent / "records" / "efficiency.json"
+RECORD = record_path("efficiency")
 
 
 def quartiles(found):

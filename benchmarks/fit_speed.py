@@ -30,12 +30,11 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 from tqdm import tqdm
 
-import distill_lib
 from distill_lib.data import MNIST_MEAN, MNIST_STD, default_device, jitter, load, torchvision_root
 from distill_lib.distiller import Distiller
 from distill_lib.models import CNN, MLP
 from distill_lib.objectives import SoftTargets
-from distill_lib.records import save_record
+from distill_lib.records import record_path, save_record
 from distill_lib.training import Supervised, adamw, constant, fit
 
 BATCH_SIZE = 256
@@ -43,7 +42,7 @@ NETWORKS = {
     "CNN": CNN,
     "MLP 784-1200-1200-10": partial(MLP, 784, 1200, 1200, 10, dropout=0.4),
 }
-RECORD = Path(distill_lib.__file__).parent / "records" / "fit-speed.json"
+RECORD = record_path("fit-speed")
 
 
 def synchronise(device):
@@ -144,6 +143,7 @@ def main():
     for name, network in NETWORKS.items():
         for precision in (torch.float32, torch.bfloat16):
             timed = loops(network, train, loader, precision)
+            fit_epoch(Supervised(network()), train[: 2 * BATCH_SIZE], precision, jitter)  # warm up
             taken = {loop: [] for loop in timed}
             for _ in tqdm(range(arguments.repeats), desc=f"{name}, {precision}"):
                 for loop, epoch in timed.items():
@@ -160,7 +160,7 @@ def main():
                     "images": arguments.images,
                     "batch_size": BATCH_SIZE,
                     "precision": str(precision).removeprefix("torch."),
-                    "seconds": {k: [round(s, 2) for s in v] for k, v in taken.items()},
+                    "seconds": {k: [float(f"{s:.3g}") for s in v] for k, v in taken.items()},
                     "ratios": ratios,
                 }
             )

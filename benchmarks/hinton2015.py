@@ -36,10 +36,10 @@ frequent the class is. The test images are read by students that are done; only 
     make hinton SEEDS=5         (or: python benchmarks/hinton2015.py --seeds 1 2 3 4 5)
 
 prints the table. With all rows of five seeds or more it also writes
-distill_lib/records/hinton2015.json and, beside it, the weights of the first distilled student.
-`--seeds 3 --rows "without 3s"` repeats one figure; rows of all teachers need all the seeds. What is
-finished is kept in the file that `--resume` names, so that a run that was cut off goes on; a change
-of this script begins anew.
+distill_lib/records/hinton2015.json (on a GPU hinton2015-gpu.json) and, beside it, the weights of
+the first distilled student. `--seeds 3 --rows "without 3s"` repeats one figure; rows of all
+teachers need all the seeds. What is finished is kept in the file that `--resume` names, so that a
+run that was cut off goes on; a change of this script begins anew.
 """
 
 import argparse
@@ -60,7 +60,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from workers import pool_of
 
-import distill_lib
 from distill_lib.analysis import mean_interval
 from distill_lib.data import Batch, cache_dir, default_device, jitter, load, split
 from distill_lib.distiller import Distiller
@@ -68,10 +67,10 @@ from distill_lib.features import Hint
 from distill_lib.many import ManyDistillers
 from distill_lib.models import MLP, PooledDropout
 from distill_lib.objectives import HardLabels, SoftTargets
-from distill_lib.records import save_record
+from distill_lib.records import record_path, save_record
 from distill_lib.training import Supervised, adamw, fit, predict
 
-RECORDS = Path(distill_lib.__file__).parent / "records"
+RECORD = record_path("hinton2015")
 N_HELD_OUT = 2_000
 DROPOUT = 0.4
 TAU = 20.0
@@ -492,7 +491,7 @@ def main():
     parser.add_argument("--workers", type=int, help="rows that are trained side by side")
     script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     parser.add_argument("--resume", type=Path, default=cache_dir() / f"hinton2015-{script}.jsonl")
-    parser.add_argument("--record", type=Path, default=RECORDS / "hinton2015.json")
+    parser.add_argument("--record", type=Path, default=RECORD)
     setup = parser.parse_args()
 
     if setup.rows is None:  # of one seed, what the paper has and its controls
@@ -533,7 +532,8 @@ def main():
     command = f"python benchmarks/hinton2015.py --seeds {' '.join(map(str, setup.seeds))}"
     save_record(setup.record, command, found)
     weights = f"distilled-{setup.seeds[0]}.safetensors"
-    shutil.copy(setup.folder / weights, setup.record.with_name("hinton2015-distilled.safetensors"))
+    beside = setup.record.with_name(f"{setup.record.stem}-distilled.safetensors")
+    shutil.copy(setup.folder / weights, beside)
     print(f"written to {setup.record}")
 
 

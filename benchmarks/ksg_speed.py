@@ -17,13 +17,12 @@ import numpy as np
 from sklearn.feature_selection import mutual_info_regression
 from tqdm import tqdm
 
-import distill_lib
 from distill_lib.estimators import ksg_mutual_information
-from distill_lib.records import save_record
+from distill_lib.records import record_path, save_record
 
 RHO = 0.75
 SAMPLES = (1000, 10_000, 100_000)
-RECORD = Path(distill_lib.__file__).parent / "records" / "ksg-speed.json"
+RECORD = record_path("ksg-speed")
 
 
 def timed(estimate):

@@ -58,6 +58,12 @@ def _read(name: str, suffix: str) -> bytes:
         raise FileNotFoundError(f"name: no record {name!r}; there are {there}") from error
 
 
+def record_path(name: str) -> Path:
+    """Where this machine's benchmarks leave the record `name`: on a GPU, ``name-gpu``."""
+    suffix = "-gpu" if torch.cuda.is_available() else ""
+    return Path(__file__).parent / "records" / f"{name}{suffix}.json"
+
+
 def save_record(path: Path, command: str, results: Any) -> None:
     """Write `results` with the command that made them, the date, the versions and the hardware."""
     record = {

@@ -9,7 +9,7 @@ import torch
 from set_address import ROOT
 
 from distill_lib import records
-from distill_lib.records import load_record, load_weights, save_record
+from distill_lib.records import load_record, load_weights, record_path, save_record
 
 
 def check_provenance(record):
@@ -35,6 +35,13 @@ def test_stored_records_are_complete_and_name_no_machine(path):
     record = load_record(path.stem)
     check_provenance(record)
     assert "/" not in record["command"].replace("benchmarks/", "")
+
+
+def test_a_gpu_leaves_a_record_of_its_own(monkeypatch):
+    for there, name in ((False, "efficiency.json"), (True, "efficiency-gpu.json")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert record_path("efficiency").name == name
+    assert record_path("efficiency").parent == ROOT / "distill_lib" / "records"
 
 
 def test_an_unknown_record_lists_those_there_are():
