@@ -13,9 +13,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from sandbox import LEVELS
 from set_address import ROOT
 
+from distill_lib.records import load_record
+
 CHAPTERS = read_chapters()
 PAGE = (ROOT / OVERVIEW).read_text("utf-8")
 TEXT = (ROOT / GUIDE).read_text("utf-8")
+ON_GPU = load_record("lab-times-gpu")["results"]
 
 
 def test_the_pages_are_fresh():
@@ -164,3 +167,11 @@ def test_what_cannot_be_read_is_named():
 def test_every_lab_was_timed():
     assert "was not measured yet" not in TEXT, "run benchmarks/lab_times.py"
     assert TEXT.count("With all solutions filled in, the lab runs for") == len(CHAPTERS)
+    assert TEXT.count("seconds with a GPU.") == len(ON_GPU["seconds"]) > 0
+
+
+def test_what_chapters_say_of_a_gpu_is_what_was_measured():
+    for stem, seconds in ON_GPU["chapter_seconds"].items():
+        time = CHAPTERS[stem].time
+        if "a GPU changes nothing" not in time:
+            assert abs(int(re.search(r"GPU: about (\d+) seconds", time)[1]) - seconds) <= 5, stem

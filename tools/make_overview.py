@@ -256,10 +256,12 @@ def facts(c: Chapter, root: Path = ROOT) -> str:
 
 def running(stem: str) -> str:
     """Return how long the lab runs, as `benchmarks/lab_times.py` measured it."""
-    seconds = load_record("lab-times")["results"]["core_seconds"].get(stem)
-    if seconds is None:
+    on_cpu = load_record("lab-times")["results"]["core_seconds"].get(stem)
+    on_gpu = load_record("lab-times-gpu")["results"]["seconds"].get(stem)
+    if on_cpu is None:
         return "How long the lab runs was not measured yet."
-    return f"With all solutions filled in, the lab runs for {seconds:.0f} seconds on one CPU core."
+    lab = f"With all solutions filled in, the lab runs for {on_cpu:.0f} seconds on one CPU core"
+    return f"{lab}, {on_gpu:.0f} seconds with a GPU." if on_gpu else f"{lab}."
 
 
 def syllabus(rows: list[tuple[str, str, list[int] | None]], chapters: dict[str, Chapter]) -> str:
