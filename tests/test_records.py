@@ -8,7 +8,7 @@ import pytest
 import torch
 from set_address import ROOT
 
-from distill_lib import records
+from distill_lib import recipes, records
 from distill_lib.records import load_record, load_weights, record_path, save_record
 
 
@@ -84,3 +84,33 @@ def test_the_benchmark_runs_and_writes_a_record(tmp_path, monkeypatch):
         assert row["ratios"]["usual to fit"]["median"] == pytest.approx(
             row["seconds"]["usual"][0] / row["seconds"]["fit"][0], rel=0.3
         )
+
+
+def test_teachers_luck_is_measured_with_students_of_equal_seeds(tmp_path, monkeypatch):
+    train, validation, test = recipes.mnist()
+    few = (train[:600], validation[:200], test[:500])
+    monkeypatch.setattr(recipes, "mnist", lambda: few)
+    monkeypatch.setenv("DISTILL_LIB_CACHE", str(tmp_path))
+    path = tmp_path / "luck.json"
+    script = str(ROOT / "benchmarks" / "teacher_luck.py")
+    arguments = ["--teachers", "2", "--students", "2", "--record", str(path)]
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    found = runpy.run_path(script, run_name="__main__")
+    record = json.loads(path.read_text())
+    check_provenance(record)
+    results = record["results"]
+    assert results["student_seeds"] == [100, 101]
+    first, second = results["teachers"]
+    for scores in (results["labels"], first["students"], second["students"]):
+        assert set(scores) >= {"errors", "nll", "nll_own_temperature"}
+        assert all(len(values) == 2 for values in scores.values())
+    assert max(first["students"]["mistakes_made_again"]) <= first["itself"]["errors"]
+    assert first["itself"]["errors"] < 450  # of 500: it has learnt
+    assert first["itself"]["nll"] != second["itself"]["nll"]  # two networks
+    assert first["students"]["nll"] != second["students"]["nll"]
+    again = found["train_student"](101, few[0])  # the same student, trained by itself
+    assert found["score"](again, *few[1:])[0]["errors"] == results["labels"]["errors"][1]
+    teacher = recipes.mnist_teacher(few[0], seed=1)
+    taught = found["train_student"](101, few[0], teacher)
+    scores, _ = found["score"](taught, *few[1:])
+    assert abs(scores["nll"] - second["students"]["nll"][1]) < 1e-3
