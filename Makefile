@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Where it is set, every process compiles all of torch anew: five seconds a chapter.
+# Where it is set, every process compiles anew what it imports of torch: five seconds a chapter.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

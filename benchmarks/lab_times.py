@@ -10,10 +10,12 @@ counts is the clock on the wall.
 writes distill_lib/records/lab-times.json, from which *For instructors* takes its figures; on a GPU
 the file is lab-times-gpu.json. There one wants the chapters' times, too:
 
-    python benchmarks/lab_times.py --chapters --workers 4
+    python benchmarks/lab_times.py --chapters --workers 6
 
-runs four notebooks side by side, labs and whole chapters. `--keep folder` keeps them as they ran. A
-cell that fails is named, and stops neither its notebook nor the others; the exit code says so.
+runs six notebooks side by side, labs and whole chapters. `--only 09-student 10-did-it-work` runs
+some, and writes no record unless `--record` names a file. `--keep folder` keeps the notebooks as
+they ran. A cell that fails is named, and stops neither its notebook nor the others; the exit code
+says so.
 """
 
 import argparse
@@ -71,7 +73,7 @@ def main():
     parser.add_argument("--chapters", action="store_true", help="the whole chapters, too")
     parser.add_argument("--workers", type=int, default=1, help="notebooks that run side by side")
     parser.add_argument("--keep", type=Path, help="folder for the executed notebooks")
-    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--record", type=Path)
     options = parser.parse_args()
 
     on_cpu = default_device().type == "cpu"
@@ -89,7 +91,13 @@ def main():
     if options.chapters:
         notebooks |= {(f"chapter_{unit}", stem): chapter for stem, chapter in chapters.items()}
     results = {kind: {} for kind, _ in notebooks}
-    command = f"python benchmarks/lab_times.py{' --chapters' * options.chapters}"
+    everything = options.only == stems
+    record = options.record or (RECORD if everything else None)
+    command = "python benchmarks/lab_times.py"
+    if not everything:
+        command += f" --only {' '.join(options.only)}"
+    if options.chapters:
+        command += " --chapters"
     if options.workers > 1:
         command += f" --workers {options.workers}"
     failures = 0
@@ -104,7 +112,8 @@ def main():
             if options.keep:
                 options.keep.mkdir(parents=True, exist_ok=True)
                 nbformat.write(notebooks[kind, stem], options.keep / f"{kind}-{stem}.ipynb")
-            save_record(options.record, command, results)  # so that a run cut off leaves something
+            if record:
+                save_record(record, command, results)  # each time: a run may be cut off
     return failures
 
 

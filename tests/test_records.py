@@ -1,11 +1,13 @@
 """Records say what was run, where, and with what; the benchmark writes such a record."""
 
+import importlib
 import json
 import runpy
 import sys
 
 import pytest
 import torch
+from nbformat.v4 import new_code_cell, new_notebook
 from set_address import ROOT
 
 from distill_lib import recipes, records
@@ -114,3 +116,17 @@ def test_teachers_luck_is_measured_with_students_of_equal_seeds(tmp_path, monkey
     taught = found["train_student"](101, few[0], teacher)
     scores, _ = found["score"](taught, *few[1:])
     assert abs(scores["nll"] - second["students"]["nll"][1]) < 1e-3
+
+
+def test_labs_are_timed_past_a_cell_that_fails(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    lab_times = importlib.import_module("lab_times")
+    cells = [
+        ("bad", "assert 1 == 2"),
+        ("good", "import os; print(os.environ['DISTILL_LIB_CACHE'])"),
+    ]
+    notebook = new_notebook(cells=[new_code_cell(source, id=name) for name, source in cells])
+    seconds, failed = lab_times.run(notebook, lab_times.core_seconds)
+    assert failed == ["bad"]
+    assert notebook.cells[1].outputs[0].text.strip()  # a folder of its own
+    assert 0 < seconds < 60
