@@ -4,6 +4,7 @@ import importlib
 import json
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,5 +129,6 @@ def test_labs_are_timed_past_a_cell_that_fails(monkeypatch):
     notebook = new_notebook(cells=[new_code_cell(source, id=name) for name, source in cells])
     seconds, failed = lab_times.run(notebook, lab_times.core_seconds)
     assert failed == ["bad"]
-    assert notebook.cells[1].outputs[0].text.strip()  # a folder of its own
+    cache = Path(notebook.cells[1].outputs[0].text.strip())
+    assert cache.is_absolute() and not cache.exists()  # a folder of its own, gone with the kernel
     assert 0 < seconds < 60
