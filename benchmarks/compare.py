@@ -41,6 +41,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from recording import record_path, save_record
 from workers import pool_of
 
 import distill_lib
@@ -58,7 +59,6 @@ from distill_lib.features import (
 from distill_lib.models import CNN, count_parameters
 from distill_lib.objectives import DecoupledTargets, HardLabels, LogitMatching, SoftTargets
 from distill_lib.peers import Peers
-from distill_lib.records import record_path, save_record
 from distill_lib.relations import (
     Flow,
     ProbabilisticTransfer,

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from recording import record_path, save_record
 from tqdm import tqdm
 
 from distill_lib.data import default_device, load
@@ -27,7 +28,6 @@ from distill_lib.efficiency import (
 )
 from distill_lib.models import CNN, MLP, count_parameters
 from distill_lib.objectives import SoftTargets
-from distill_lib.records import record_path, save_record
 from distill_lib.training import Supervised, fit, predict
 
 BATCH_SIZE = 256

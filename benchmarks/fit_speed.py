@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from recording import record_path, save_record
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
@@ -34,7 +35,6 @@ from distill_lib.data import MNIST_MEAN, MNIST_STD, default_device, jitter, load
 from distill_lib.distiller import Distiller
 from distill_lib.models import CNN, MLP
 from distill_lib.objectives import SoftTargets
-from distill_lib.records import record_path, save_record
 from distill_lib.training import Supervised, adamw, constant, fit
 
 BATCH_SIZE = 256

@@ -54,6 +54,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from recording import record_path, save_record
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -67,7 +68,6 @@ from distill_lib.features import Hint
 from distill_lib.many import ManyDistillers
 from distill_lib.models import MLP, PooledDropout
 from distill_lib.objectives import HardLabels, SoftTargets
-from distill_lib.records import record_path, save_record
 from distill_lib.training import Supervised, adamw, fit, predict
 
 RECORD = record_path("hinton2015")

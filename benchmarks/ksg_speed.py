@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+from recording import record_path, save_record
 from sklearn.feature_selection import mutual_info_regression
 from tqdm import tqdm
 
 from distill_lib.estimators import ksg_mutual_information
-from distill_lib.records import record_path, save_record
 
 RHO = 0.75
 SAMPLES = (1000, 10_000, 100_000)

@@ -29,10 +29,10 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from recording import record_path, save_record
 from tqdm import tqdm
 
 from distill_lib.data import default_device
-from distill_lib.records import record_path, save_record
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

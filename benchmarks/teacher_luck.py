@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from recording import record_path, save_record
 from tqdm import tqdm
 
 from distill_lib.analysis import crossed_interval, error_count, negative_log_likelihood
@@ -26,7 +27,6 @@ from distill_lib.distiller import Distiller
 from distill_lib.models import MLP
 from distill_lib.objectives import SoftTargets
 from distill_lib.recipes import mnist, mnist_teacher
-from distill_lib.records import record_path, save_record
 from distill_lib.training import Supervised, adamw, fit, predict
 
 TAU, LR, UNITS, EPOCHS = 2, 12e-3, 32, 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -103,7 +104,9 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+        half = (self.high - self.low) / 2
+        digits = 1 - math.floor(math.log10(half)) if 0 < half < 0.1 else 1
+        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
@@ -154,7 +157,8 @@ def crossed_interval(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) ->
     a, b : array_like, shape (n_seeds, N), n_seeds and N ≥ 2
         One figure for each seed and sample (1 for an error, else 0); equal places are pairs.
     confidence : float
-        Between 0 and 1; the quantile is the normal one.
+        Between 0 and 1; the quantile is the normal one, so with a handful of seeds the interval is
+        too short, as it takes their spread for known.
 
     Raises
     ------
@@ -222,6 +226,7 @@ def check_labels(logits: Tensor, y: Tensor) -> None:
         )
     if torch.is_floating_point(y):
         raise TypeError(f"y: expected integer labels, got {y.dtype}")
+    _check_numbers(logits)
 
 
 def _check_same(a: Tensor, b: Tensor) -> None:
@@ -230,3 +235,10 @@ def _check_same(a: Tensor, b: Tensor) -> None:
             f"logits of two networks: expected one shape (N, K), "
             f"got {tuple(a.shape)} and {tuple(b.shape)}"
         )
+    _check_numbers(a)
+    _check_numbers(b)
+
+
+def _check_numbers(logits: Tensor) -> None:
+    if bool(logits.isnan().any()):  # else argmax would take the first of them for an answer
+        raise ValueError("logits: expected numbers, got NaN: did the training diverge?")

@@ -104,8 +104,8 @@ class Images:
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
     def floats(self, x: Tensor) -> Tensor:
-        """Normalise uint8 images of this set, of any shape, to float32."""
-        return x.float().sub_(255 * self.mean).div_(255 * self.std)
+        """Normalise images of this set with values from 0 to 255, of any shape, to float32."""
+        return x.to(torch.float32, copy=True).sub_(255 * self.mean).div_(255 * self.std)
 
 
 def default_device() -> torch.device:
@@ -171,6 +171,8 @@ def load(
     if subset not in ("train", "test"):
         raise ValueError(f"subset: expected 'train' or 'test', got {subset!r}")
     if name == "MNIST":
+        if options:
+            raise TypeError(f"load: MNIST has no options, got {options}")
         raw = (BUNDLED if root is None else Path(root)) / "MNIST" / "raw"
         prefix = "train" if subset == "train" else "t10k"
         x = read_idx(raw, f"{prefix}-images-idx3-ubyte", header=16).reshape(-1, 1, 28, 28)
@@ -241,7 +243,7 @@ def torchvision_root() -> Path:
     for name, md5 in MNIST_MD5.items():
         path = raw / name
         if not path.exists() or hashlib.md5(path.read_bytes()).hexdigest() != md5:
-            unfinished = path.with_suffix(".part")
+            unfinished = path.with_suffix(f".{os.getpid()}.part")
             unfinished.write_bytes(unpacked(BUNDLED / "MNIST" / "raw", name))
             os.replace(unfinished, path)
     return root
@@ -261,7 +263,8 @@ def _from_torchvision(
         )
     folder = cache_dir() / "datasets" if root is None else Path(root)
     parameters = inspect.signature(make).parameters
-    which = {"train": subset == "train"} if "train" in parameters else {"split": subset}
+    by_name = "split" in parameters and "split" not in options  # EMNIST has a split besides
+    which = {"split": subset} if by_name else {"train": subset == "train"}
     try:
         try:
             dataset = make(folder, download=False, **which, **options)

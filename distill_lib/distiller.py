@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from distill_lib.data import Batch
 from distill_lib.features import read_layers
-from distill_lib.objectives import Step, check_logits, compute_part, full_precision
+from distill_lib.objectives import Step, compute_part, full_precision
 from distill_lib.training import Learner
 
 
@@ -80,7 +80,6 @@ class Distiller(Learner):
         self.warmup_epochs = warmup_epochs
         self.cached: Tensor | None
         self.register_buffer("cached", teacher_logits, persistent=False)
-        self._checked = False
 
     def extra_repr(self) -> str:
         """What a checkpoint should know, too: it is refused by a run of another description."""
@@ -103,14 +102,12 @@ class Distiller(Learner):
         """
         with read_layers(self.student, self._student_layers) as student_features:
             student_logits = full_precision(self.student(batch.x))
+        self.check_once(batch.y, student=student_logits)
         if batch.epoch < self.warmup_epochs:
             return {"warmup": F.cross_entropy(student_logits, batch.y)}
         with read_layers(self.teacher, self._teacher_layers) as teacher_features:
             teacher_logits = full_precision(self._teacher_logits(batch))
-        if not self._checked:  # once, since it waits for the device
-            check_logits("student", student_logits, batch.y)
-            check_logits("teacher", teacher_logits, batch.y)
-            self._checked = True
+        self.check_once(batch.y, teacher=teacher_logits)
         step = Step(batch, student_logits, teacher_logits, student_features, teacher_features)
         return {name: compute_part(name, loss, step) for name, loss in self.losses.items()}
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill_lib.data import Batch
-from distill_lib.training import Learner
-
-T = TypeVar("T")
+from distill_lib.training import Learner, evaluating
 
 
 @torch.no_grad()
@@ -34,8 +31,8 @@ def count_flops(model: nn.Module, x: Tensor) -> int:
     x : Tensor, shape (B, ...)
         A batch on the model's device.
     """
-    with FlopCounterMode(display=False) as counter:
-        _in_eval(model, lambda: model(x))
+    with FlopCounterMode(display=False) as counter, evaluating(model):
+        model(x)
     return int(counter.get_total_flops())
 
 
@@ -52,8 +49,8 @@ def peak_activation_bytes(model: nn.Module, x: Tensor) -> int:
     on every device. Scratch space within an operation does not count; on CUDA,
     ``torch.cuda.max_memory_allocated()`` has that too.
     """
-    with _LiveBytes() as live:
-        _in_eval(model, lambda: model(x))
+    with _LiveBytes() as live, evaluating(model):
+        model(x)
     return live.peak
 
 
@@ -113,7 +110,8 @@ def latency(model: nn.Module, x: Tensor, *, repeats: int = 50, warmup: int = 10)
             seconds.append(time.perf_counter() - started)
         return seconds
 
-    low, median, high = np.percentile(_in_eval(model, run), (25, 50, 75))
+    with evaluating(model):
+        low, median, high = np.percentile(run(), (25, 50, 75))
     return Latency(float(median), float(low), float(high), torch.get_num_threads())
 
 
@@ -152,14 +150,3 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def _in_eval(model: nn.Module, call: Callable[[], T]) -> T:
-    """Call with the model in evaluation mode, and put each module back into its own."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        return call()
-    finally:
-        for module in training:
-            module.training = True

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill_lib.objectives import Step, full_precision, in_full_precision
+from distill_lib.objectives import Loss, Step, check_tau, full_precision, in_full_precision
 from distill_lib.training import is_out_of_memory
 
 
@@ -25,7 +25,9 @@ from distill_lib.training import is_out_of_memory
 def read_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Read the outputs of some layers while the model runs inside a ``with`` block.
 
-    The hooks are removed when the block is left, whatever happens in it.
+    The hooks are removed when the block is left, whatever happens in it. A layer whose output the
+    next one changes in place (``nn.ReLU(inplace=True)``, as in torchvision's networks) is read as
+    the next one left it.
 
     Parameters
     ----------
@@ -121,7 +123,7 @@ def refuse_layers(losses: nn.ModuleDict, who: str) -> None:
                 )
 
 
-class FeatureLoss(nn.Module):
+class FeatureLoss(Loss):
     """A loss that compares one layer of the student with one of the teacher.
 
     A method is a subclass that writes `compare`. What it has to learn (a regressor, say) is a
@@ -136,9 +138,8 @@ class FeatureLoss(nn.Module):
     """
 
     def __init__(self, student_layer: str, teacher_layer: str, *, weight: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(weight)
         self.student_layers, self.teacher_layers = (student_layer,), (teacher_layer,)
-        self.weight = weight
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of the student's features (B, …) against the teacher's (B, …): a scalar."""
@@ -150,9 +151,6 @@ class FeatureLoss(nn.Module):
         teacher = full_precision(step.teacher_features[teacher_layer])
         with naming_layers({student_layer: student}, {teacher_layer: teacher}):
             return self.weight * self.compare(student, teacher)
-
-    def extra_repr(self) -> str:
-        return f"{self.student_layers[0]} → {self.teacher_layers[0]}, weight={self.weight}"
 
 
 @contextmanager
@@ -345,7 +343,8 @@ def contrastive_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """Pick the teacher's features of the same image out of the batch, knowing the student's.
 
     A cross-entropy over the B images of the batch, of scores that are cosines over `tau`.
-    ln B minus it is the InfoNCE bound on I(T; S), at most ln B.
+    ln B minus it is the InfoNCE bound on I(T; S), at most ln B. All other images of the batch are
+    wrong answers; the code published with CRD draws them from other classes alone.
 
     Parameters
     ----------
@@ -363,8 +362,7 @@ def contrastive_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     Tian et al. (2020), https://arxiv.org/abs/1910.10699: there with a memory of negatives from
     other batches. van den Oord et al. (2018), https://arxiv.org/abs/1807.03748
     """
-    if not tau > 0:
-        raise ValueError(f"tau: expected a temperature above 0, got {tau}")
+    check_tau(tau)
     student, teacher = student.flatten(1), teacher.flatten(1)
     _check_same_shape(student, teacher, "an embedding of the same width for each")
     scores = F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / tau
@@ -373,6 +371,9 @@ def contrastive_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 
 class Contrastive(FeatureLoss):
     """CRD: each image's features shall be nearest to the teacher's features of the same image.
+
+    The code published with CRD draws its wrong answers from other classes; here all other images
+    of the batch are wrong answers.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from distill_lib.data import Batch
 from distill_lib.distiller import Distiller
 from distill_lib.features import refuse_layers
-from distill_lib.objectives import Step, check_logits, compute_part, full_precision
+from distill_lib.objectives import Step, compute_part, full_precision
 
 
 class Many(nn.Module):
@@ -41,7 +41,9 @@ class Many(nn.Module):
             raise ValueError("networks: expected networks without buffers (batch norm has some)")
         stacked, _ = stack_module_state(list(networks))
         self._names = list(stacked)
-        self.weights = nn.ParameterList([p.detach().clone() for p in stacked.values()])
+        self.weights = nn.ParameterList(
+            [nn.Parameter(p.detach().clone(), p.requires_grad) for p in stacked.values()]
+        )
         self._one = (copy.deepcopy(networks[0]),)  # in a tuple, so that its weights are not ours
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +70,8 @@ class ManyDistillers(Distiller):
     """Trains many students of one teacher at once, each on losses of its own.
 
     All see the same batches in the same order, and the teacher runs once for all. After training,
-    ``learner.student.networks()`` gives the students back.
+    ``learner.student.networks()`` gives the students back. (Their logits have one more axis, so
+    `fit` can't evaluate them on validation images meanwhile.)
 
     Parameters
     ----------
@@ -108,7 +111,9 @@ class ManyDistillers(Distiller):
                 f"got {len(losses)}"
             )
         each = {str(i): nn.ModuleDict(mapping) for i, mapping in enumerate(losses)}
-        for mapping in each.values():
+        for i, mapping in each.items():
+            if not mapping:
+                raise ValueError(f"losses: expected at least one for student {i}, got none")
             refuse_layers(mapping, "ManyDistillers")
         super().__init__(teacher, Many(students), each, teacher_logits=teacher_logits)
         self._each = list(each.values())
@@ -117,11 +122,8 @@ class ManyDistillers(Distiller):
         """The losses of every student, named like ``soft 3``: of student 3."""
         student_logits = full_precision(self.student(batch.x))
         teacher_logits = full_precision(self._teacher_logits(batch))
-        if not self._checked:  # once, since it waits for the device
-            for logits in student_logits:
-                check_logits("students", logits, batch.y)
-            check_logits("teacher", teacher_logits, batch.y)
-            self._checked = True
+        named = {f"students[{i}]": logits for i, logits in enumerate(student_logits)}
+        self.check_once(batch.y, teacher=teacher_logits, **named)
         parts = {}
         for i, (logits, losses) in enumerate(zip(student_logits, self._each, strict=True)):
             step = Step(batch, logits, teacher_logits)

@@ -61,6 +61,8 @@ class PooledDropout(nn.Dropout):
 
     def __init__(self, p: float, *, pool_size: int = 2**24) -> None:
         super().__init__(p)
+        if p == 1:
+            raise ValueError("p: expected less than 1, got 1: nothing would be kept")
         self.pool_size = pool_size
         self._pool: Tensor | None = None
 
@@ -116,6 +118,8 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         side = ((image_size - 4) // 2 - 4) // 2
+        if side < 1:
+            raise ValueError(f"image_size: expected 16 or more, got {image_size}")
         self.conv1 = nn.Conv2d(in_channels, channels[0], kernel_size=5)
         self.conv2 = nn.Conv2d(channels[0], channels[1], kernel_size=5)
         self.fc1 = nn.Linear(channels[1] * side * side, hidden)
@@ -132,5 +136,5 @@ class CNN(nn.Module):
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers the model learns."""
+    """How many parameters the model has, frozen ones too."""
     return sum(p.numel() for p in model.parameters())

@@ -4,7 +4,8 @@ To add one: write the function and mark it `in_full_precision`, write the module
 ``forward`` takes a `Step`), and add a line to the table of losses in `chapters/notation.md`.
 Nothing else has to know about it.
 
-Everything here takes **logits**, never probabilities, and returns nats, averaged over the batch.
+Everything here takes **logits**, never probabilities. Divergences are in nats; a loss is averaged
+over the batch.
 """
 
 from __future__ import annotations
@@ -81,12 +82,41 @@ def compute_part(name: str, loss: nn.Module, step: Step) -> Tensor:
     Raises
     ------
     ValueError
-        What the loss refuses; the message begins with its name and its class.
+        What the loss refuses, or something other than a scalar; the message begins with its name
+        and its class.
     """
     try:
-        return loss(step)
+        part: Tensor = loss(step)
+        if part.ndim:
+            raise ValueError(
+                f"expected a scalar, got shape {tuple(part.shape)}: is a .mean() missing?"
+            )
     except ValueError as error:
         raise ValueError(f"losses[{name!r}], {type(loss).__name__}: {error}") from error
+    return part
+
+
+class Loss(nn.Module):
+    """A loss that learners add up: ``forward`` takes a `Step` and returns a scalar, weighted.
+
+    What a subclass keeps in attributes (a weight, a temperature) is printed, and a checkpoint knows
+    it: it is refused by a run with another. A loss of features names the layers that it reads.
+
+    Parameters
+    ----------
+    weight : float
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def extra_repr(self) -> str:
+        settings = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "training"}
+        sides = ("student_layers", "teacher_layers")
+        layers = [" to ".join(settings.pop(side)) for side in sides if side in settings]
+        shown = [" → ".join(layers)] if layers else []
+        return ", ".join([*shown, *(f"{name}={value}" for name, value in settings.items())])
 
 
 @in_full_precision
@@ -114,43 +144,33 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, tau: float)
     ----------
     Hinton, Vinyals & Dean (2015), https://arxiv.org/abs/1503.02531
     """
-    _check_tau(tau)
+    check_tau(tau)
     _check_pair(student_logits, teacher_logits)
     log_p = F.log_softmax(teacher_logits / tau, dim=-1)
     log_q = F.log_softmax(student_logits / tau, dim=-1)
     return tau**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-class HardLabels(nn.Module):
+class HardLabels(Loss):
     """`weight` times the cross-entropy with the true labels."""
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__()
-        self.weight = weight
 
     def forward(self, step: Step) -> Tensor:
         return self.weight * F.cross_entropy(full_precision(step.student_logits), step.batch.y)
 
-    def extra_repr(self) -> str:
-        return f"weight={self.weight}"
 
-
-class SoftTargets(nn.Module):
+class SoftTargets(Loss):
     """`weight` times `soft_target_loss` at temperature `tau`.
 
     Hinton's α is split in two: ``HardLabels(1 - alpha)`` beside ``SoftTargets(tau, alpha)``.
     """
 
     def __init__(self, tau: float, weight: float = 1.0) -> None:
-        super().__init__()
-        _check_tau(tau)
-        self.tau, self.weight = tau, weight
+        super().__init__(weight)
+        check_tau(tau)
+        self.tau = tau
 
     def forward(self, step: Step) -> Tensor:
         return self.weight * soft_target_loss(step.student_logits, step.teacher_logits, self.tau)
-
-    def extra_repr(self) -> str:
-        return f"tau={self.tau}, weight={self.weight}"
 
 
 @in_full_precision
@@ -205,7 +225,7 @@ def decoupled_losses(
     ----------
     Zhao et al. (2022), https://arxiv.org/abs/2203.08679
     """
-    _check_tau(tau)
+    check_tau(tau)
     _check_pair(student_logits, teacher_logits)
     is_target = F.one_hot(y, student_logits.shape[1]).bool()
 
@@ -223,40 +243,32 @@ def decoupled_losses(
     return tau**2 * tckd, tau**2 * nckd
 
 
-class LogitMatching(nn.Module):
+class LogitMatching(Loss):
     """`weight` times `logit_matching_loss`."""
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__()
-        self.weight = weight
 
     def forward(self, step: Step) -> Tensor:
         return self.weight * logit_matching_loss(step.student_logits, step.teacher_logits)
 
-    def extra_repr(self) -> str:
-        return f"weight={self.weight}"
 
-
-class DecoupledTargets(nn.Module):
-    """DKD: `target` times TCKD plus `others` times NCKD, at temperature `tau`.
+class DecoupledTargets(Loss):
+    """DKD: `weight` times (`target` times TCKD plus `others` times NCKD), at temperature `tau`.
 
     Soft targets weigh NCKD with 1 − p_t, little where the teacher is sure; here the weight is a
     constant.
     """
 
-    def __init__(self, tau: float, *, target: float = 1.0, others: float = 8.0) -> None:
-        super().__init__()
-        _check_tau(tau)
+    def __init__(
+        self, tau: float, *, target: float = 1.0, others: float = 8.0, weight: float = 1.0
+    ) -> None:
+        super().__init__(weight)
+        check_tau(tau)
         self.tau, self.target, self.others = tau, target, others
 
     def forward(self, step: Step) -> Tensor:
         tckd, nckd = decoupled_losses(
             step.student_logits, step.teacher_logits, step.batch.y, self.tau
         )
-        return (self.target * tckd + self.others * nckd).mean()
-
-    def extra_repr(self) -> str:
-        return f"tau={self.tau}, target={self.target}, others={self.others}"
+        return self.weight * (self.target * tckd + self.others * nckd).mean()
 
 
 def check_logits(name: str, logits: Tensor, y: Tensor) -> None:
@@ -283,7 +295,8 @@ def check_logits(name: str, logits: Tensor, y: Tensor) -> None:
         )
 
 
-def _check_tau(tau: float) -> None:
+def check_tau(tau: float) -> None:
+    """Raise ValueError unless `tau` is above 0."""
     if not tau > 0:
         raise ValueError(f"tau: expected a temperature above 0, got {tau}")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distill_lib.data import Batch
 from distill_lib.features import refuse_layers
-from distill_lib.objectives import Step, check_logits, compute_part, full_precision
+from distill_lib.objectives import Step, compute_part, full_precision
 from distill_lib.training import Learner
 
 
@@ -71,7 +71,6 @@ class Peers(Learner):
             raise ValueError("losses: expected at least one named loss, got none")
         self.students, self.losses = nn.ModuleList(students), nn.ModuleDict(losses)
         refuse_layers(self.losses, "Peers")
-        self._checked = False
 
     @property
     def student(self) -> nn.Module:  # type: ignore[override]
@@ -81,10 +80,7 @@ class Peers(Learner):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of every student, named like ``peers 1``: of student 1."""
         logits = [full_precision(student(batch.x)) for student in self.students]
-        if not self._checked:  # once, since it waits for the device
-            for i, z in enumerate(logits):
-                check_logits(f"students[{i}]", z, batch.y)
-            self._checked = True
+        self.check_once(batch.y, **{f"students[{i}]": z for i, z in enumerate(logits)})
         parts = {}
         for i, z in enumerate(logits):
             steps = [Step(batch, z, v.detach()) for j, v in enumerate(logits) if j != i]

@@ -1,28 +1,21 @@
 """Results of long runs that travel with the package: what was run, where, what came out.
 
-`benchmarks/` writes them, chapters show them, and each names the command that repeats it. A record
-is JSON; the weights of a network are safetensors.
+`benchmarks/recording.py` writes them, chapters show them, and each names the command that repeats
+it. A record is JSON; the weights of a network are safetensors.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
-from datetime import UTC, datetime
-from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 
 def load_record(name: str) -> dict[str, Any]:
-    """The record `name`, as `save_record` wrote it.
+    """The record `name`: its command, date, versions and hardware, and its results.
 
     Raises
     ------
@@ -56,42 +49,3 @@ def _read(name: str, suffix: str) -> bytes:
         there = sorted(path.name for path in folder.iterdir())
         there = [path.removesuffix(suffix) for path in there if path.endswith(suffix)]
         raise FileNotFoundError(f"name: no record {name!r}; there are {there}") from error
-
-
-def record_path(name: str) -> Path:
-    """Where this machine's benchmarks leave the record `name`: on a GPU, ``name-gpu``."""
-    suffix = "-gpu" if torch.cuda.is_available() else ""
-    return Path(__file__).parent / "records" / f"{name}{suffix}.json"
-
-
-def save_record(path: Path, command: str, results: Any) -> None:
-    """Write `results` with the command that made them, the date, the versions and the hardware."""
-    record = {
-        "command": command,
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("distillation-book", "torch", "torchvision")},
-        },
-        "hardware": {
-            "cpu": _cpu_name(),
-            "cores": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "results": results,
-    }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _cpu_name() -> str:
-    """What the system calls its processor."""
-    if platform.system() == "Darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -8,11 +8,11 @@ of features first; the modules name the layers, as in `distill_lib.features`.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from distill_lib.features import FeatureLoss, naming_layers
-from distill_lib.objectives import Step, in_full_precision
+from distill_lib.objectives import Loss, Step, in_full_precision
 
 
 @in_full_precision
@@ -61,7 +61,7 @@ def relational_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def relational_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Difference of the angles in triangles of samples: Huber's loss of their cosines.
 
-    Memory grows like B³: 64 samples make 262,144 cosines.
+    Memory grows like B² times the width, and like B³: 64 samples make 262,144 cosines.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def flow_loss(student_flow: Tensor, teacher_flow: Tensor) -> Tensor:
     return (student_flow - teacher_flow).square().sum(dim=(1, 2)).mean()
 
 
-class Flow(nn.Module):
+class Flow(Loss):
     """FSP: between two layers the student shall do what the teacher does between two of its own.
 
     Parameters
@@ -206,9 +206,8 @@ class Flow(nn.Module):
         *,
         weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(weight)
         self.student_layers, self.teacher_layers = student_layers, teacher_layers
-        self.weight = weight
 
     def forward(self, step: Step) -> Tensor:
         student, teacher = (
@@ -222,10 +221,6 @@ class Flow(nn.Module):
             ours = flow_matrix(*(student[name] for name in self.student_layers))
             theirs = flow_matrix(*(teacher[name] for name in self.teacher_layers))
             return self.weight * flow_loss(ours, theirs)
-
-    def extra_repr(self) -> str:
-        pairs = (self.student_layers, self.teacher_layers)
-        return f"{' → '.join(map(' to '.join, pairs))}, weight={self.weight}"
 
 
 def _check_same_batch(student: Tensor, teacher: Tensor, least: int = 2) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ class Learner(nn.Module):
     """
 
     student: nn.Module
+    _checked: frozenset[str] = frozenset()
+
+    def check_once(self, y: Tensor, **logits: Tensor) -> None:
+        """`check_logits` for each name the first time it comes, since that waits for the device."""
+        for name, z in logits.items():
+            if name not in self._checked:
+                check_logits(name, z, y)
+                self._checked |= {name}
 
 
 class Supervised(Learner):
@@ -54,14 +63,11 @@ class Supervised(Learner):
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
-        self._checked = False
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The cross-entropy of one batch, under its name."""
         logits = full_precision(self.student(batch.x))
-        if not self._checked:  # once, since it waits for the device
-            check_logits("student", logits, batch.y)
-            self._checked = True
+        self.check_once(batch.y, student=logits)
         return {"labels": F.cross_entropy(logits, batch.y)}
 
 
@@ -104,7 +110,8 @@ def fit(
 
     The learner moves to the device of `train`. Order, augmentation and dropout of epoch e follow
     from `seed` and e alone, so a run that was cut off continues exactly as if it had not been;
-    the caller's random state is left as it was. The device is waited for once an epoch.
+    the caller's random state, of the CPU and of a CUDA device that trains, is left as it was. The
+    device is waited for once an epoch. The learner is left in training mode.
 
     Parameters
     ----------
@@ -118,9 +125,9 @@ def fit(
     schedule : callable
         From the fraction of steps done to a factor on the learning rate.
     augment : callable, optional
-        From uint8 images and a generator to images, such as `distill_lib.data.jitter`.
+        From uint8 images and a generator to uint8 images, such as `distill_lib.data.jitter`.
     validation : Images, optional
-        `learner.student` is evaluated on it after each epoch.
+        `learner.student` is evaluated on it after each epoch; it has to be one network.
     precision : torch.dtype
         ``torch.bfloat16`` runs the networks' matrix products in half precision (autocast), which
         many CPUs and GPUs do several times faster. Weights, losses and updates stay float32.
@@ -134,14 +141,16 @@ def fit(
     Returns
     -------
     list of dict, one an epoch
-        ``loss`` and its named parts (means over the epoch, nats), ``seconds``, and with
-        `validation` also ``validation_accuracy`` and ``validation_nll``.
+        ``loss`` and its named parts (means over the epoch, in their own units), ``seconds``, and
+        with `validation` also ``validation_accuracy`` and ``validation_nll`` (nats).
 
     Raises
     ------
     FloatingPointError
-        The loss is no longer finite: in which step, at which learning rate. The checkpoint of the
-        last good epoch is kept.
+        The loss is no longer finite: in which step, at which learning rate; or the weights are not,
+        after an epoch. The checkpoint of the last good epoch is kept.
+    TypeError
+        `learner` is a network; `augment` returns other than uint8 images.
     torch.OutOfMemoryError
         A batch does not fit; the message names a smaller one to try.
     ValueError
@@ -153,8 +162,9 @@ def fit(
             f"got {type(learner).__name__}"
         )
     _check_positive(epochs=epochs, batch_size=batch_size)
-    if len(train) == 0:
-        raise ValueError("train: expected at least one image, got none")
+    for name, images in (("train", train), ("validation", validation)):
+        if images is not None and len(images) == 0:
+            raise ValueError(f"{name}: expected at least one image, got none")
     if precision not in (torch.float32, torch.bfloat16):
         raise ValueError(
             f"precision: expected torch.float32 or torch.bfloat16 (float16 would need its losses "
@@ -179,13 +189,17 @@ def fit(
         "optimizer": f"{type(opt).__name__}, lr {base_lrs}",
         "epochs": epochs,
         "batch_size": batch_size,
+        "schedule": [schedule(fraction) for fraction in (0.1, 0.5, 0.9)],
         "augmented": augment is not None,
+        "validated": validation is not None,
         "precision": str(precision),
         "n_train": len(train),
         "seed": seed,
     }
-    if checkpoint is not None and Path(checkpoint).exists():
-        history = resume(Path(checkpoint), run, learner, opt)
+    if checkpoint is not None:
+        run["data"] = _fingerprint(train)
+        if Path(checkpoint).exists():
+            history = resume(Path(checkpoint), run, learner, opt)
 
     bar = tqdm(
         total=epochs * steps_an_epoch,
@@ -211,11 +225,19 @@ def fit(
                 x, y = train.x.index_select(0, index), train.y.index_select(0, index)
                 if augment is not None:
                     x = augment(x, generator)
+                    if x.dtype != torch.uint8:
+                        raise TypeError(
+                            f"augment: expected it to return uint8 images, got {x.dtype}"
+                        )
                 batch = Batch(train.floats(x), y, index, epoch, len(train), augment is not None)
                 try:
                     with torch.autocast(device.type, precision, enabled=half):
                         named = learner(batch)
                     names, parts = list(named), torch.stack(list(named.values()))
+                    if taken := _NOT_PARTS & named.keys():
+                        raise ValueError(
+                            f"losses: {taken} is what fit reports itself: rename the loss"
+                        )
                     opt.zero_grad()
                     parts.sum().backward()
                 except RuntimeError as error:
@@ -229,17 +251,22 @@ def fit(
                 parts_of_step.append(parts.detach())
                 bar.update()
 
+            finite = torch.stack([p.detach().isfinite().all() for p in parameters]).all()
             losses = torch.stack(parts_of_step).cpu()  # (steps, parts): the one synchronisation
             good = losses.isfinite().all(dim=1)
+            kept = f"; {checkpoint} holds the epoch before" if epoch and checkpoint else ""
             if not bool(good.all()):
                 step = int(good.int().argmin())
                 found = dict(zip(names, losses[step].tolist(), strict=True))
                 lr = base_lrs[0] * factor(epoch, step)
-                kept = f"; {checkpoint} holds the epoch before" if epoch and checkpoint else ""
                 raise FloatingPointError(
                     f"loss is not finite in epoch {epoch}, step {step} of {steps_an_epoch}, at "
                     f"learning rate {lr:.3g} ({found}): lower the learning rate, or look for "
                     f"log(0) or a division by 0 in the part that is not finite{kept}"
+                )
+            if not bool(finite):
+                raise FloatingPointError(
+                    f"weights are not finite after epoch {epoch}: lower the learning rate{kept}"
                 )
             sizes = torch.tensor([len(index) for index in order.split(batch_size)])
             means = (sizes.double() / len(train) @ losses.double()).tolist()
@@ -257,6 +284,27 @@ def fit(
     return history
 
 
+_NOT_PARTS = {"loss", "seconds", "validation_accuracy", "validation_nll"}
+
+
+def _fingerprint(data: Images) -> list[int]:
+    """Two sums that tell one set of images and labels, in its order, from another."""
+    place = torch.arange(1, len(data) + 1, device=data.y.device)
+    return [int((values * place).sum()) for values in (data.x.flatten(1).sum(dim=1), data.y)]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the ``with`` block; every module goes back to the mode it had."""
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
+
+
 @torch.no_grad()
 def predict(model: nn.Module, data: Images, *, batch_size: int = 2000) -> Tensor:
     """The model's logits on a whole set, in its order, in evaluation mode.
@@ -269,13 +317,8 @@ def predict(model: nn.Module, data: Images, *, batch_size: int = 2000) -> Tensor
         On the device of `data`.
     """
     _check_positive(batch_size=batch_size)
-    was_training = [module for module in model.modules() if module.training]
-    model.to(data.x.device).eval()
-    try:
+    with evaluating(model.to(data.x.device)):
         return torch.cat([model(data.floats(x)) for x in data.x.split(batch_size)])
-    finally:
-        for module in was_training:
-            module.training = True
 
 
 def evaluate(model: nn.Module, data: Images, *, teacher: nn.Module | None = None) -> dict[str, Any]:

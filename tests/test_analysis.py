@@ -9,6 +9,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from distill_lib.analysis import (
+    Interval,
     accuracy,
     agreement,
     brier_score,
@@ -21,6 +22,7 @@ from distill_lib.analysis import (
     paired_interval,
     paired_power,
 )
+from distill_lib.calibration import expected_calibration_error
 
 
 @pytest.fixture
@@ -94,6 +96,15 @@ def test_paired_interval_uses_the_pairs():
     assert str(got) == f"{got.mean:.1f} [{got.low:.1f}, {got.high:.1f}]"
 
 
+LOST = torch.tensor([[1.0, 0.0], [0.0, torch.nan], [2.0, 1.0]])  # of a network that diverged
+
+
+def test_an_interval_of_small_numbers_is_printed_with_digits_that_say_something():
+    assert str(Interval(12.34, 10.0, 14.68)) == "12.3 [10.0, 14.7]"
+    assert str(Interval(0.004, -0.001, 0.009)) == "0.0040 [-0.0010, 0.0090]"
+    assert str(Interval(0.25, 0.25, 0.25)) == "0.2 [0.2, 0.2]"
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -120,6 +131,13 @@ def test_paired_interval_uses_the_pairs():
         (lambda: accuracy(torch.zeros(3, 2), torch.zeros(2).long()), ValueError, r"\(3, 2\)"),
         (lambda: accuracy(torch.zeros(3, 2), torch.zeros(3)), TypeError, r"y: expected integer"),
         (lambda: agreement(torch.zeros(3, 2), torch.zeros(3, 4)), ValueError, r"\(3, 4\)"),
+        (lambda: accuracy(LOST, torch.zeros(3).long()), ValueError, r"logits: .* got NaN"),
+        (lambda: agreement(torch.zeros(3, 2), LOST), ValueError, r"logits: .* got NaN"),
+        (
+            lambda: expected_calibration_error(LOST, torch.zeros(3).long()),
+            ValueError,
+            r"logits: .* got NaN: did the training diverge",
+        ),
     ],
 )
 def test_bad_input_is_named(call, error, message):

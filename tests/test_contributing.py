@@ -14,7 +14,7 @@ from distill_lib import features, objectives, relations
 from distill_lib.data import Images
 from distill_lib.distiller import Distiller
 from distill_lib.models import MLP
-from distill_lib.objectives import HardLabels, Step, in_full_precision
+from distill_lib.objectives import HardLabels, Loss, Step, in_full_precision
 from distill_lib.training import fit
 
 
@@ -30,8 +30,8 @@ def test_the_example_plays_through():
     train = Images(x, torch.randint(0, 3, (64,)), ("a", "b", "c"), 0.5, 0.3)
     teacher, student = MLP(36, 20, 3), MLP(36, 5, 3)
     names = {
-        "Distiller": Distiller, "F": F, "HardLabels": HardLabels, "Step": Step, "Tensor": Tensor,
-        "fit": fit, "in_full_precision": in_full_precision, "nn": nn, "student": student,
+        "Distiller": Distiller, "F": F, "HardLabels": HardLabels, "Loss": Loss, "Step": Step,
+        "Tensor": Tensor, "fit": fit, "in_full_precision": in_full_precision, "student": student,
         "teacher": teacher, "train": train,
     }  # fmt: skip
     exec(example("loss"), names)
@@ -56,7 +56,10 @@ def test_the_table_of_losses_has_all_of_them():
         for module in modules
         for name, value in vars(module).items()
         if getattr(value, "__module__", "") == module.__name__
-        and (name.endswith(("_loss", "_losses")) or (name != "FeatureLoss" and is_module(value)))
+        and (
+            name.endswith(("_loss", "_losses"))
+            or (name not in ("Loss", "FeatureLoss") and is_module(value))
+        )
     }
     assert {"SoftTargets", "flow_loss"} < losses
     assert losses <= set(re.findall(r"`(\w+)`", table))

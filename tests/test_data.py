@@ -176,6 +176,33 @@ def test_images_of_many_sizes_are_refused(tmp_path, monkeypatch):
         load("SVHN", "test", root=tmp_path)
 
 
+def test_emnists_own_split_goes_beside_the_subset(tmp_path, monkeypatch):
+    """torchvision's EMNIST takes both, and hides one of them in its signature."""
+    from torchvision import datasets
+
+    def no_network(self):
+        asked.append((self.split, self.train))
+        raise OSError("no route to host")
+
+    asked = []
+    monkeypatch.setattr(datasets.EMNIST, "download", no_network)
+    with pytest.raises(FileNotFoundError, match="EMNIST is not under"):
+        load("EMNIST", "test", root=tmp_path, split="letters")
+    assert asked == [("letters", False)]
+
+
+def test_mnist_refuses_options_that_it_would_ignore():
+    with pytest.raises(TypeError, match=r"MNIST has no options, got {'split': 'letters'}"):
+        load("MNIST", "test", split="letters")
+
+
+def test_floats_leaves_its_argument_alone():
+    data = load("MNIST", "test", device="cpu")[:2]
+    pixels = data.x.float()
+    assert torch.equal(data.floats(pixels), data.floats(data.x))
+    assert torch.equal(pixels, data.x.float())
+
+
 def test_neither_network_nor_copy_says_what_to_do(tmp_path, monkeypatch):
     from torchvision import datasets
 

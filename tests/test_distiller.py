@@ -103,6 +103,15 @@ def test_an_error_of_a_loss_keeps_its_words_and_says_whose_it_is():
         Distiller(teacher, student, losses)(batch_of(images()))
 
 
+def test_a_loss_a_sample_is_no_loss():
+    class Forgetful(nn.Module):
+        def forward(self, step):
+            return (step.student_logits - step.teacher_logits).square().mean(dim=1)
+
+    with pytest.raises(ValueError, match=r"Forgetful: expected a scalar, got shape \(64,\): is a"):
+        Distiller(*networks(), {"distance": Forgetful()})(batch_of(images()))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_it_works_where_the_data_are(device):
     parts = []
@@ -274,6 +283,13 @@ def test_a_network_that_ends_in_softmax_is_refused(who):
         teacher = nn.Sequential(teacher, nn.Softmax(dim=1))
     with pytest.raises(ValueError, match=rf"{who}: expected logits, got probabilities"):
         fit(Distiller(teacher, student, soft()), images(), epochs=1, progress=False)
+
+
+def test_a_students_softmax_is_found_in_the_first_step_of_a_warm_up():
+    teacher, student = networks()
+    student = nn.Sequential(student, nn.Softmax(dim=1))
+    with pytest.raises(ValueError, match=r"student: expected logits, got probabilities"):
+        fit(Distiller(teacher, student, soft(), warmup_epochs=1), images(), epochs=1)
 
 
 def test_bad_arguments_are_named():

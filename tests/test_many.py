@@ -99,5 +99,18 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"one mapping for each of 2 students, got 1"):
         ManyDistillers(mlp(0), [mlp(1), mlp(2)], LOSSES[:1])
     softmaxed = [nn.Sequential(mlp(i), nn.Softmax(dim=-1)) for i in range(2)]
-    with pytest.raises(ValueError, match=r"students: expected logits, got probabilities"):
+    with pytest.raises(ValueError, match=r"students\[0\]: expected logits, got probabilities"):
         fit(ManyDistillers(mlp(0), softmaxed, LOSSES[:2]), images(), epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"losses: expected at least one for student 1, got none"):
+        ManyDistillers(mlp(0), [mlp(1), mlp(2)], [LOSSES[0], {}])
+
+
+def test_what_is_frozen_stays_frozen():
+    students = [mlp(1), mlp(2)]
+    for student in students:
+        student.layers.fc1.requires_grad_(False)
+    learner = ManyDistillers(mlp(0), students, LOSSES[:2])
+    fit(learner, images(), epochs=1, progress=False)
+    for before, after in zip(students, learner.student.networks(), strict=True):
+        assert torch.equal(before.layers.fc1.weight, after.layers.fc1.weight)
+        assert not torch.equal(before.layers.fc2.weight, after.layers.fc2.weight)

@@ -67,6 +67,18 @@ def test_an_mlp_needs_two_sizes():
         MLP(784)
 
 
+def test_an_image_that_two_convolutions_use_up_is_refused():
+    assert CNN(image_size=16)(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
+    for size in (10, 15):
+        with pytest.raises(ValueError, match=f"image_size: expected 16 or more, got {size}"):
+            CNN(image_size=size)
+
+
+def test_pooled_dropout_keeps_something():
+    with pytest.raises(ValueError, match="p: expected less than 1"):
+        PooledDropout(1.0)
+
+
 def test_pooled_dropout_drops_with_its_probability_and_keeps_the_mean():
     torch.manual_seed(0)
     drop = PooledDropout(0.3, pool_size=2**20).train()

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import recording
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
 from set_address import ROOT
 
-from distill_lib import recipes, records
-from distill_lib.records import load_record, load_weights, record_path, save_record
+from distill_lib import recipes
+from distill_lib.records import load_record, load_weights
 
 
 def check_provenance(record):
@@ -24,7 +25,7 @@ def check_provenance(record):
 
 def test_a_record_carries_its_provenance(tmp_path):
     path = tmp_path / "r.json"
-    save_record(path, "make it", [{"x": 1.5}])
+    recording.save_record(path, "make it", [{"x": 1.5}])
     record = json.loads(path.read_text())
     check_provenance(record)
     assert record["command"] == "make it"
@@ -43,8 +44,8 @@ def test_stored_records_are_complete_and_name_no_machine(path):
 def test_a_gpu_leaves_a_record_of_its_own(monkeypatch):
     for there, name in ((False, "efficiency.json"), (True, "efficiency-gpu.json")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert record_path("efficiency").name == name
-    assert record_path("efficiency").parent == ROOT / "distill_lib" / "records"
+        assert recording.record_path("efficiency").name == name
+    assert recording.record_path("efficiency").parent == ROOT / "distill_lib" / "records"
 
 
 def test_an_unknown_record_lists_those_there_are():
@@ -60,10 +61,10 @@ def test_unknown_weights_list_those_there_are():
 
 
 def test_the_processor_has_a_name_on_every_system(monkeypatch):
-    monkeypatch.setattr(records.platform, "system", lambda: "Windows")
-    monkeypatch.setattr(records, "Path", lambda p: ROOT / "no such file")
-    monkeypatch.setattr(records.platform, "processor", lambda: "a processor")
-    assert records._cpu_name() == "a processor"
+    monkeypatch.setattr(recording.platform, "system", lambda: "Windows")
+    monkeypatch.setattr(recording, "Path", lambda p: ROOT / "no such file")
+    monkeypatch.setattr(recording.platform, "processor", lambda: "a processor")
+    assert recording.cpu_name() == "a processor"
 
 
 def test_the_benchmark_runs_and_writes_a_record(tmp_path, monkeypatch):

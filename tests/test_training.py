@@ -303,6 +303,99 @@ def test_a_checkpoint_of_another_run_or_learner_is_refused(tmp_path):
         fit(Supervised(network()), images(), epochs=1, optimizer=faster, checkpoint=path)
 
 
+def turned_round(data):
+    return data[torch.arange(len(data) - 1, -1, -1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": partial(torch.optim.AdamW, weight_decay=5.0)}, "it has weight_decay 0 0.01"),
+        ({"schedule": constant}, r"it has schedule \[0.5, 0.625.*expected \[1.0, 1.0, 1.0\]"),
+        ({"validation": images(seed=1)}, "it has validated False, expected True"),
+        ({"train": images(seed=1)}, r"it has data \[.*\], expected \["),
+        ({"train": turned_round(images())}, r"it has data \[.*\], expected \["),
+        ({"learner": lambda: soft_learner(tau=4.0)}, "it has learner"),
+        (
+            {"learner": lambda: soft_learner(teacher=7)},
+            "teacher.*other values.*another teacher",
+        ),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused_and_changes_nothing(tmp_path, change, message):
+    usual = {"train": images(), "epochs": 2, "progress": False, "checkpoint": tmp_path / "run.pt"}
+    fit(soft_learner(), **usual)
+    fit(soft_learner(), **usual)  # complete: nothing is left to do
+    learner = change.pop("learner", soft_learner)()
+    before = copy.deepcopy(learner.state_dict())
+    with pytest.raises(ValueError, match=message):
+        fit(learner, **(usual | change))
+    assert same(before, learner.state_dict())
+
+
+def soft_learner(tau=2.0, teacher=1):
+    return Distiller(network(seed=teacher), network(seed=2), {"soft": SoftTargets(tau)})
+
+
+def test_a_checkpoint_that_knows_less_of_its_run_still_serves(tmp_path):
+    """One of an earlier version, say."""
+    path, model = tmp_path / "run.pt", network()
+    fit(Supervised(model), images(), epochs=2, checkpoint=path, progress=False)
+    saved = torch.load(path, weights_only=True)
+    del saved["run"]["data"], saved["run"]["schedule"]
+    torch.save(saved, path)
+    again = network(seed=5)
+    fit(Supervised(again), images(), epochs=2, checkpoint=path, progress=False)
+    assert same(model.state_dict(), again.state_dict())
+
+
+def test_two_processes_may_write_one_checkpoint(tmp_path, monkeypatch):
+    """The second begins and ends while the first is writing."""
+    path, numbers = tmp_path / "run.pt", iter((1, 2))
+    monkeypatch.setattr("os.getpid", lambda: next(numbers))
+    parts = {}, network(), torch.optim.SGD(network().parameters(), lr=0.1), []
+    write = torch.save
+
+    def interrupted(value, file):
+        monkeypatch.setattr(torch, "save", write)
+        save_checkpoint(path, *parts)
+        write(value, file)
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    save_checkpoint(path, *parts)
+    assert [found.name for found in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(tmp_path):
+    """The last step's loss is still finite, and what it did to the weights is not."""
+
+    class Overflowing(torch.optim.SGD):
+        def step(self):
+            super().step()
+            next(iter(self.param_groups[0]["params"])).data[0, 0] = torch.inf
+
+    path = tmp_path / "run.pt"
+    arguments = {"optimizer": Overflowing, "batch_size": 96, "progress": False, "checkpoint": path}
+    with pytest.raises(FloatingPointError, match="weights are not finite after epoch 0: lower"):
+        fit(Supervised(network()), images(), epochs=1, **arguments)
+    assert not path.exists()
+
+
+def test_a_part_may_not_have_the_name_of_what_fit_reports():
+    losses = {"loss": SoftTargets(2.0), "soft": SoftTargets(4.0)}
+    learner = Distiller(network(seed=1), network(seed=2), losses)
+    with pytest.raises(ValueError, match=r"losses: {'loss'} is what fit reports.*rename"):
+        fit(learner, images(), epochs=1, progress=False)
+
+
+def test_an_augmentation_has_to_give_uint8():
+    def to_floats(x, generator):
+        return x / 255
+
+    with pytest.raises(TypeError, match=r"augment: expected .*uint8 images.*float32"):
+        fit(Supervised(network()), images(), epochs=1, augment=to_floats, progress=False)
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     class Diverging(Supervised):
         def forward(self, batch):
@@ -434,6 +527,7 @@ def test_half_precision_reaches_the_network_and_spares_weights_and_losses():
         ({"epochs": 0}, r"epochs: expected 1 or more, got 0"),
         ({"batch_size": 0}, r"batch_size: expected 1 or more, got 0"),
         ({"train": images()[:0]}, r"train: expected at least one image"),
+        ({"validation": images()[:0]}, r"validation: expected at least one image"),
         ({"learner": Supervised(network().requires_grad_(False))}, r"learner: expected parameters"),
         ({"precision": torch.float16}, r"precision: expected torch.float32 or torch.bfloat16"),
         (
