@@ -55,7 +55,7 @@ run: $(READY)  ## Execute the chapters again, in place: make run, or make run CH
 bench: $(READY)  ## Measure again what is too slow, or too uncertain, for a chapter or a test.
 	@for script in benchmarks/efficiency.py benchmarks/lab_times.py benchmarks/*_speed.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
-compare: $(READY)  ## Compare all distillers again (more than an hour on two cores; goes on where it was cut off).
+compare: $(READY)  ## Compare all distillers again (two hours on two cores; goes on where it was cut off).
 	@$(BIN)/python benchmarks/compare.py
 
 SEEDS ?= 5
