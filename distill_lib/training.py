@@ -234,7 +234,7 @@ def fit(
                     with torch.autocast(device.type, precision, enabled=half):
                         named = learner(batch)
                     names, parts = list(named), torch.stack(list(named.values()))
-                    if taken := _NOT_PARTS & named.keys():
+                    if names != ["loss"] and (taken := _NOT_PARTS & named.keys()):
                         raise ValueError(
                             f"losses: {taken} is what fit reports itself: rename the loss"
                         )

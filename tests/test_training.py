@@ -388,6 +388,12 @@ def test_a_part_may_not_have_the_name_of_what_fit_reports():
         fit(learner, images(), epochs=1, progress=False)
 
 
+def test_the_only_part_may_be_called_the_loss():
+    learner = Distiller(network(seed=1), network(seed=2), {"loss": SoftTargets(2.0)})
+    (entry,) = fit(learner, images(), epochs=1, progress=False)
+    assert set(entry) == {"loss", "seconds"} and entry["loss"] > 0
+
+
 def test_an_augmentation_has_to_give_uint8():
     def to_floats(x, generator):
         return x / 255
