@@ -37,6 +37,8 @@ class Distiller(Learner):
         The teacher's logits on the whole training set, in its order:
         ``predict(teacher, train)``. With them the teacher never runs again; each batch looks its
         rows up by sample index.
+    teacher_features : mapping of str to Tensor, shape (N, …), optional
+        With `teacher_logits`, and in the same order: the teacher's layers that the losses read.
 
     Examples
     --------
@@ -54,6 +56,7 @@ class Distiller(Learner):
         *,
         warmup_epochs: int = 0,
         teacher_logits: Tensor | None = None,
+        teacher_features: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if teacher is student:
@@ -69,17 +72,23 @@ class Distiller(Learner):
             sorted({name for loss in self.losses.modules() for name in getattr(loss, layers, ())})
             for layers in ("student_layers", "teacher_layers")
         )
-        if self._teacher_layers and teacher_logits is not None:
+        features = teacher_features or {}
+        missing = [name for name in self._teacher_layers if name not in features]
+        if missing and teacher_logits is not None:
             raise ValueError(
-                f"teacher_logits: the losses read the teacher's {self._teacher_layers}, which a "
-                f"cache of logits does not hold: leave teacher_logits out"
+                f"teacher_logits: the losses read the teacher's {missing}, which a cache of logits "
+                f"does not hold: leave teacher_logits out, or give them as teacher_features"
             )
+        if features and teacher_logits is None:
+            raise ValueError("teacher_features: expected teacher_logits beside them, got none")
         for network, layers in ((teacher, self._teacher_layers), (student, self._student_layers)):
             with read_layers(network, layers):
                 pass  # an unknown name is an error now, not in the first step
         self.warmup_epochs = warmup_epochs
         self.cached: Tensor | None
         self.register_buffer("cached", teacher_logits, persistent=False)
+        for name in self._teacher_layers if features else ():
+            self.register_buffer(_buffer(name), features[name], persistent=False)
 
     def extra_repr(self) -> str:
         """What a checkpoint should know, too: it is refused by a run of another description."""
@@ -107,6 +116,10 @@ class Distiller(Learner):
             return {"warmup": F.cross_entropy(student_logits, batch.y)}
         with read_layers(self.teacher, self._teacher_layers) as teacher_features:
             teacher_logits = full_precision(self._teacher_logits(batch))
+        if self.cached is not None:
+            teacher_features |= {
+                n: self._looked_up(_buffer(n), batch) for n in self._teacher_layers
+            }
         self.check_once(batch.y, teacher=teacher_logits)
         step = Step(batch, student_logits, teacher_logits, student_features, teacher_features)
         return {name: compute_part(name, loss, step) for name, loss in self.losses.items()}
@@ -115,14 +128,24 @@ class Distiller(Learner):
     def _teacher_logits(self, batch: Batch) -> Tensor:
         if self.cached is None:
             return self.teacher(batch.x)
-        if len(self.cached) != batch.n_samples:
-            raise ValueError(
-                f"teacher_logits: expected one row for each of the {batch.n_samples} training "
-                f"images, got {len(self.cached)} rows"
-            )
         if batch.augmented:
             raise ValueError(
                 "teacher_logits: they were computed on other images than the augmented ones: leave "
                 "them out, so that the teacher sees what the student sees, or train without augment"
             )
-        return self.cached[batch.index]
+        return self._looked_up("cached", batch)
+
+    def _looked_up(self, buffer: str, batch: Batch) -> Tensor:
+        table: Tensor = getattr(self, buffer)
+        if len(table) != batch.n_samples:
+            name = "teacher_logits" if buffer == "cached" else f"teacher_features, {buffer}"
+            raise ValueError(
+                f"{name}: expected one row for each of the {batch.n_samples} training images, got "
+                f"{len(table)} rows"
+            )
+        return table[batch.index]
+
+
+def _buffer(layer: str) -> str:
+    """What a layer's table is called: a buffer's name has no dots."""
+    return f"layer {layer.replace('.', '/')}"

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from distill_lib.data import Batch, Images, jitter
 from distill_lib.distiller import Distiller
+from distill_lib.features import Hint, read_layers
 from distill_lib.models import MLP
 from distill_lib.objectives import HardLabels, SoftTargets
 from distill_lib.training import fit, predict
@@ -243,6 +244,47 @@ def test_cached_logits_of_another_set_or_of_other_images_are_refused():
     cached = Distiller(teacher, student, soft(), teacher_logits=predict(teacher, data))
     with pytest.raises(ValueError, match=r"teacher_logits: .*augmented"):
         fit(cached, data, epochs=1, augment=jitter, progress=False)
+
+
+def look(network, data, *layers):
+    with torch.no_grad(), read_layers(network, layers) as features:
+        network(data.floats(data.x))
+    return dict(features)
+
+
+def test_remembered_layers_give_the_same_student_and_the_teacher_never_runs():
+    data = images()
+    ends = []
+    for remembers in (False, True):
+        torch.manual_seed(0)
+        teacher, student = MLP(36, 20, 3), MLP(36, 8, 3)
+        memory = {
+            "teacher_logits": predict(teacher, data),
+            "teacher_features": look(teacher, data, "layers.fc1"),
+        }
+        losses = {"soft": SoftTargets(2.0), "hint": Hint(*["layers.fc1"] * 2, nn.Linear(8, 20))}
+        distiller = Distiller(teacher, student, losses, **(memory if remembers else {}))
+        if remembers:
+            teacher.register_forward_hook(lambda *_: pytest.fail("the teacher ran"))
+        fit(distiller, data, epochs=3, batch_size=20, progress=False)
+        ends.append(state(student))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name])
+
+
+def test_a_memory_with_holes_is_refused():
+    data = images()
+    teacher, student = MLP(36, 20, 3), MLP(36, 8, 3)
+    loss = {"hint": Hint("layers.fc1", "layers.fc1", nn.Linear(8, 20))}
+    logits, features = predict(teacher, data), look(teacher, data, "layers.fc1")
+    with pytest.raises(ValueError, match=r"read the teacher's \['layers.fc1'\].*teacher_features"):
+        Distiller(teacher, student, loss, teacher_logits=logits)
+    with pytest.raises(ValueError, match=r"teacher_features: expected teacher_logits beside them"):
+        Distiller(teacher, student, loss, teacher_features=features)
+    short = {"layers.fc1": features["layers.fc1"][1:]}
+    distiller = Distiller(teacher, student, loss, teacher_logits=logits, teacher_features=short)
+    with pytest.raises(ValueError, match=r"teacher_features, layer layers/fc1: expected one row"):
+        fit(distiller, data, epochs=1, progress=False)
 
 
 def test_the_cache_is_not_part_of_a_checkpoint():
