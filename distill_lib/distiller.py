@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill_lib.data import Batch
-from distill_lib.features import read_layers
+from distill_lib.layers import read_layers
 from distill_lib.objectives import Step, compute_part, full_precision
 from distill_lib.training import Learner
 

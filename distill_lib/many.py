@@ -10,7 +10,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from distill_lib.data import Batch
 from distill_lib.distiller import Distiller
-from distill_lib.features import refuse_layers
+from distill_lib.layers import refuse_layers
 from distill_lib.objectives import Step, compute_part, full_precision
 
 

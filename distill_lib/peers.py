@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_lib.data import Batch
-from distill_lib.features import refuse_layers
+from distill_lib.layers import refuse_layers
 from distill_lib.objectives import Step, compute_part, full_precision
 from distill_lib.training import Learner
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib.features import FeatureLoss, naming_layers
+from distill_lib.features import FeatureLoss
+from distill_lib.layers import naming_layers
 from distill_lib.objectives import Loss, Step, in_full_precision
 
 

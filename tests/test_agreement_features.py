@@ -10,7 +10,7 @@ from set_address import ROOT
 from torch import nn
 from torch.nn import functional as F
 
-from distill_lib import features
+from distill_lib import features, layers
 from distill_lib.data import Images
 from distill_lib.distiller import Distiller
 from distill_lib.models import CNN
@@ -82,7 +82,7 @@ def test_contrastive_loss(chapter, tau):
 def test_both_read_the_same_layers_and_leave_no_hook(chapter):
     network, x = cnn((2, 4), 8, 0), torch.randn(5, 1, 16, 16)
     found = []
-    for read in (chapter["read_layers"], features.read_layers):
+    for read in (chapter["read_layers"], layers.read_layers):
         with read(network, ["conv2", "fc1"]) as outputs:
             network(x)
         found.append(outputs)

@@ -23,9 +23,9 @@ from distill_lib.features import (
     attention_transfer_loss,
     contrastive_loss,
     hint_loss,
-    read_layers,
     variational_information_loss,
 )
+from distill_lib.layers import read_layers
 from distill_lib.models import CNN
 from distill_lib.objectives import (
     DecoupledTargets,

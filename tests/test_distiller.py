@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from distill_lib.data import Batch, Images, jitter
 from distill_lib.distiller import Distiller
-from distill_lib.features import Hint, read_layers
+from distill_lib.features import Hint
+from distill_lib.layers import read_layers
 from distill_lib.models import MLP
 from distill_lib.objectives import HardLabels, SoftTargets
 from distill_lib.training import fit, predict

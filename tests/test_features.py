@@ -20,9 +20,9 @@ from distill_lib.features import (
     attention_transfer_loss,
     contrastive_loss,
     hint_loss,
-    read_layers,
     variational_information_loss,
 )
+from distill_lib.layers import read_layers
 from distill_lib.models import CNN, MLP
 from distill_lib.objectives import SoftTargets, Step
 from distill_lib.relations import SimilarityPreserving
