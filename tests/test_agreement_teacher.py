@@ -132,6 +132,17 @@ def test_predict_and_evaluate(chapter, training_mode):
     assert all(module.training is training_mode for module in model.modules())
 
 
+@pytest.mark.parametrize("training_mode", [True, False])
+def test_predict_leaves_every_module_in_its_mode(chapter, training_mode):
+    for predict in (chapter["predict"], training.predict):
+        model = network(models.CNN).train(training_mode)
+        model.dropout.train(not training_mode)
+        predict(model, images(5))
+        assert model.dropout.training is not training_mode
+        others = (module for module in model.modules() if module is not model.dropout)
+        assert all(module.training is training_mode for module in others)
+
+
 def test_the_training_cell_is_the_recipe(chapter, tmp_path, monkeypatch):
     """What the other chapters load is what this one trains."""
     monkeypatch.setenv("DISTILL_LIB_CACHE", str(tmp_path))

@@ -80,6 +80,17 @@ def test_a_test_is_one_assertion(mistake):
     assert len(body) <= 2
 
 
+def test_an_evaluation_that_wakes_a_frozen_module_is_caught():
+    def wakes_all(network, x, y):
+        was_training = network.training
+        right = (network.eval()(x).argmax(dim=1) == y).float().mean()
+        network.train(was_training)
+        return right
+
+    with pytest.raises(AssertionError):
+        chapter()["test_an_evaluation_restores_the_mode"](wakes_all)
+
+
 def test_catch_itself_can_fail():
     catch, losses = chapter()["catch"], chapter()
     test = losses["test_a_copy_of_the_teacher_costs_nothing"]
