@@ -13,6 +13,7 @@ import pytest
 from lab_answers import answers
 
 mpl.use("Agg")
+LONGEST = 600  # characters of a message
 __all__ = [
     "checker",
     "own",
@@ -89,8 +90,9 @@ def test_a_check_is_quiet_about_warnings(own, name, checker, capsys):
 
 def test_a_typical_mistake_is_named(own, name, number, checker):
     student, message = own.MISTAKES[name][number]
-    with np.errstate(all="ignore"), pytest.raises(AssertionError, match=message):
+    with np.errstate(all="ignore"), pytest.raises(AssertionError, match=message) as error:
         checker(student)
+    assert len(str(error.value)) < LONGEST
 
 
 def test_messages_differ(own, name, checker):

@@ -12,11 +12,14 @@ import matplotlib as mpl
 import nbformat
 import numpy as np
 import pytest
+import torch
 from lab_answers import answers
 from make_labs import exercises
 from matplotlib.axes import Axes
 from set_address import ROOT
 from torch import Tensor
+
+from distill_lib.checks import compare
 
 mpl.use("Agg")
 SECONDS = 2.0
@@ -159,3 +162,56 @@ def test_an_answer_learnt_by_heart_fails(check, solution):
         except AssertionError:
             failures += 1
     assert failures >= 3
+
+
+# ---- how results are compared
+
+
+RIGHT = np.array([1 / 3, 2e4, 1e-9])
+
+
+def compared(answer, **options):
+    def student(x):
+        return answer
+
+    compare(student, lambda x: RIGHT, [(torch.randn(20, 30),)], {}, hint="Think!", **options)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RIGHT.astype(np.float32),
+        torch.tensor(RIGHT).float(),
+        list(torch.tensor(RIGHT).float()),
+        torch.tensor(RIGHT, requires_grad=True),
+        [torch.tensor(x, requires_grad=True) for x in RIGHT],
+        tuple(RIGHT),
+    ],
+)
+def test_a_right_number_passes_in_whichever_form_it_comes(answer):
+    compared(answer)
+
+
+def test_more_digits_are_asked_of_double_precision():
+    off = RIGHT * (1 + 2e-5)
+    compared(off.astype(np.float32))
+    with pytest.raises(AssertionError, match="not right yet"):
+        compared(off)
+    with pytest.raises(AssertionError, match="not right yet"):
+        compared((RIGHT * 1.001).astype(np.float32))
+
+
+def test_the_hint_comes_first_and_large_inputs_are_not_written_out():
+    with pytest.raises(AssertionError) as error:
+        compared(torch.zeros(3))
+    assert str(error.value) == (
+        "student is not right yet. Think! It returns [0. 0. 0.] for an array of shape (20, 30)."
+    )
+    with pytest.raises(AssertionError, match=r"returns \[nan nan nan\]. No means! It was given an"):
+        compared(torch.zeros(3) / 0, not_finite="No means!")
+
+
+def test_what_is_no_number_is_named():
+    for answer in ("three", ["a", "b"], {}, [RIGHT, RIGHT[:2]]):
+        with pytest.raises(AssertionError, match="expected numbers"):
+            compared(answer)

@@ -38,6 +38,11 @@ def _together(d, probability, axis=1, times=1):
     return np.stack([d.mean(axis=axis) - half, d.mean(axis=axis) + half], axis=1)
 
 
+def _normally(d):
+    half = stats.norm.isf(0.025 / len(d)) * d.std(axis=1, ddof=1) / d.shape[1] ** 0.5
+    return np.stack([d.mean(axis=1) - half, d.mean(axis=1) + half], axis=1)
+
+
 def _holm(p, factors=None, carry=True, cap=True, back="right"):
     order = np.argsort(p)
     scaled = p[order] * (np.arange(len(p), 0, -1) if factors is None else factors)
@@ -65,6 +70,7 @@ def _look_up(c, f, winners):
 MISTAKES = {
     "paired": [
         (lambda a, b: _paired(b, a), "The sign is the wrong one"),
+        (lambda a, b: np.array(_paired(a, b))[[0, 2, 1]], "Low and high are exchanged"),
         (lambda a, b: _paired(a, b, _t(0.95, len(a))), "an interval of 90 %"),
         (lambda a, b: _paired(a, b, stats.norm.ppf(0.975)), "The quantile is that of the normal"),
         (lambda a, b: _paired(a, b, 1.96), "The quantile 1.96"),
@@ -72,16 +78,17 @@ MISTAKES = {
         (lambda a, b: _paired(a, b, ddof=0), "divides by n"),
         (lambda a, b: _paired(a, b, _t(0.975, len(a) + 1)), "one too many"),
         (_unpaired, "not used as pairs"),
-        (lambda a, b: (1.0, 0.0, 2.0), "is not right yet: it returns"),
+        (lambda a, b: (1.0, 0.0, 2.0), "is not right yet.* It returns"),
         (lambda a, b: np.subtract(a, b), "returns an array of shape"),
     ],
     "together": [
         (lambda d: _together(d, 0.975), "holds by itself"),
         (lambda d: _together(d, 1 - 0.05 / len(d)), "all of it lies on one side"),
+        (_normally, "The quantile is that of the normal"),
         (lambda d: _together(d, 1 - 0.025 / d.shape[1]), "the number of seeds"),
         (lambda d: _together(d, 0.975, times=len(d)), "as many times longer"),
         (lambda d: _together(d, 1 - 0.025 / len(d)).T, "The ends stand in two rows"),
-        (lambda d: np.zeros((len(d), 2)), "is not right yet: it returns"),
+        (lambda d: np.zeros((len(d), 2)), "is not right yet.* It returns"),
     ],
     "adjusted": [
         (lambda p: (len(p) * p).clip(max=1), "that is Bonferroni. Holm"),
@@ -93,7 +100,7 @@ MISTAKES = {
         (lambda p: _holm(p, back="wrong"), "went to the wrong places"),
         (lambda p: _holm(p, np.arange(len(p)) + 1, carry=False), "The factors run the wrong way"),
         (stats.false_discovery_control, "share of false discoveries"),
-        (lambda p: p, "is not right yet: it returns"),
+        (lambda p: p, "is not right yet.* It returns"),
     ],
     "report_winner": [
         (lambda c, f: (c.min(1).mean(), f.min(1).mean()), "a winner of their own"),
@@ -113,7 +120,7 @@ MISTAKES = {
         (lambda c, f: _look_up(c, f, c.argmin(1))[::-1], "the wrong way round: first"),
         (lambda c, f: (c.min(1).mean(), f.mean()), "the mean of all methods"),
         (lambda c, f: _look_up(f, c, f.argmin(1)), "The fresh numbers choose"),
-        (lambda c, f: (188.0, 200.0), "is not right yet: it returns"),
+        (lambda c, f: (188.0, 200.0), "is not right yet.* It returns"),
         (lambda c, f: c.argmin(1), "returns an array of shape"),
     ],
     "seeds_needed": [
@@ -125,7 +132,7 @@ MISTAKES = {
         (lambda e, s, m: _search(e, s, 0.95, 1 - 0.2 / m), "the 5 % that the comparisons share"),
         (lambda e, s, m: _search(e, s, 1 - 0.05 / m, 0.95), "are both set to 95 %"),
         (lambda e, s, m: _search(e, s, 1 - 0.05 / m, start=3), "begin with two seeds"),
-        (lambda e, s, m: 44, "is not right yet: it returns 44"),
+        (lambda e, s, m: 44, "is not right yet.* It returns 44"),
         (lambda e, s, m: print(m), "returns nothing"),
     ],
 }

@@ -47,6 +47,10 @@ def _autograd(z, v, y, tau, alpha):
     return torch.autograd.grad(loss, z)[0]
 
 
+def _minus_teacher(z, v, y, tau, alpha):
+    return _gradient(soft=lambda z, v, tau: (v / tau, z / tau))(z, v, y, tau, alpha)
+
+
 def _hot_labels(z, v, y, tau, alpha):
     from_labels = (z / tau).softmax(1) - _one_hot(y, z)
     return (
@@ -61,6 +65,11 @@ def _free(z, v, dim=1):
 def _reverse(z, v, tau, *, reduction="batchmean", power=2, dim=1):
     log_p, log_q = (v / tau).log_softmax(dim), (z / tau).log_softmax(dim)
     return tau**power * F.kl_div(log_p, log_q, reduction=reduction, log_target=True)
+
+
+def _weights_detached(z, v, tau):
+    log_p, log_q = (v / tau).log_softmax(1), (z / tau).log_softmax(1)
+    return tau**2 * (log_q.exp().detach() * (log_q - log_p)).sum(1).mean()
 
 
 def _naive_reverse(z, v, tau):
@@ -98,10 +107,12 @@ MISTAKES = {
         (_hot_labels, "labels' part has a temperature"),
         (_gradient(soft=lambda z, v, tau: (z, v)), "Both softmaxes"),
         (_gradient(soft=lambda z, v, tau: (z, z)), "teacher's part is missing"),
+        (_minus_teacher, "teacher's part has the wrong sign"),
+        (_autograd, "Autograd is switched off"),
         (_gradient(of_labels=0), "labels' part is missing"),
         (_gradient(mean=lambda z: z.numel()), "number of classes as well"),
         (_gradient(soft=lambda z, v, tau: (z, v / tau)), "is not right yet"),
-        (lambda z, v, y, tau, a: _autograd(z, v, y, tau, a).sum(), "shape .* is expected"),
+        (lambda z, v, y, tau, a: _gradient()(z, v, y, tau, a).sum(), "shape .* is expected"),
     ],
     "logit_matching": [
         (lambda z, v: (z - v).square().mean() / 2, "Take each image's mean off"),
@@ -116,7 +127,13 @@ MISTAKES = {
         (lambda z, v: _free(z, v).abs().mean() / 2, "not squared"),
         (lambda z, v: F.mse_loss(z.softmax(1), v.softmax(1)) / 2, "probabilities that are"),
         (lambda z, v: _right_logit_matching(z, v).item(), "no gradient reaches"),
-        (lambda z, v: 1.0, "is not right yet: it returns 1.0"),
+        (lambda z, v: _right_logit_matching(z.detach(), v), "no gradient reaches"),
+        (lambda z, v: _right_logit_matching(z.detach(), v.requires_grad_()), "no gradient reach"),
+        (
+            lambda z, v: (_free(z, v) * _free(z, v).detach()).mean() / 2,
+            "its gradient is not: which part",
+        ),
+        (lambda z, v: 1.0, "is not right yet.* It returns 1.0"),
     ],
     "mixed_target": [
         (lambda y, v, a: _mixed(y, v, 1 - a), "α weighs the label here"),
@@ -156,16 +173,25 @@ MISTAKES = {
             "cross-entropy alone",
         ),
         (_naive_reverse, "underflows to 0"),
+        (lambda z, v, tau: _naive_reverse(z, v, tau) / tau, "it should be τ²"),
+        (
+            lambda z, v, tau: tau**2 * F.kl_div((v / tau).log_softmax(1), (z / tau).log_softmax(1)),
+            "returns nan. .*log_target",
+        ),
+        (_weights_detached, "its gradient is not"),
         (lambda z, v, tau: _reverse(z, v, tau).detach(), "no gradient reaches"),
-        (lambda z, v, tau: 1.0, "is not right yet: it returns 1.0"),
+        (lambda z, v, tau: 1.0, "is not right yet.* It returns 1.0"),
     ],
 }
 
 
 def test_a_right_answer_by_another_way_passes():
+    def in_single_precision(z, v, y, tau, a):
+        return _gradient()(z.float(), v.float(), y, tau, a)
+
     check.fool(lambda v: v - 5)
     check.fool(lambda v: v + 5 * (-1.0) ** torch.arange(len(v))[:, None])
-    check.mixture_gradient(_autograd)
+    check.mixture_gradient(in_single_precision)
     check.logit_matching(lambda z, v: (z - v).var(dim=1, unbiased=False).mean() / 2)
     check.mixed_target(lambda y, v, a: torch.lerp(_one_hot(y, v).to(v.dtype), v.softmax(1), a))
 

@@ -101,6 +101,11 @@ def _contrast(s, t, y, tau):
     return _pick(_masked(_cosines(s, t, tau), y))
 
 
+def _denominator_detached(s, t, y, tau):
+    scores = _masked(_cosines(s, t, tau), y)
+    return (scores.logsumexp(1).detach() - scores.diag()).mean()
+
+
 def _supervised(s, t, y, tau):
     same = (y[:, None] == y).double()
     return -(_cosines(s, t, tau).log_softmax(1) * same / same.sum(1, keepdim=True)).sum(1).mean()
@@ -198,12 +203,15 @@ MISTAKES = {
         (lambda s, t, y, tau: -_contrast(s, t, y, tau), "sign is wrong"),
         (lambda s, t, y, tau: _contrast(t, s, y, tau), "looks for its student"),
         (lambda s, t, y, tau: _contrast(s, t, y, tau).detach(), "no gradient reaches"),
-        (lambda s, t, y, tau: 1.0, "is not right yet: it returns 1.0"),
+        (lambda s, t, y, tau: _contrast(s.detach(), t, y, tau), "no gradient reaches"),
+        (_denominator_detached, "its gradient is not"),
+        (lambda s, t, y, tau: 1.0, "is not right yet.* It returns 1.0"),
     ],
     "best_regressor": [
         (lambda s, t: None, "returns nothing: is there a `return`"),
         (lambda s, t: _solve(s, t)[0], "returns a Tensor: expected two tensors"),
         (lambda s, t: (_solve(s, t)[0].T, _solve(s, t)[1]), "student's channels first"),
+        (lambda s, t: _solve(t, s), "the student as a regression on the teacher"),
         (lambda s, t: (_solve(s, t)[0], torch.zeros(1)), r"have shapes .* and \(1,\)"),
         (lambda s, t: _solve(s, t, ones=False), "constants are all 0"),
         (lambda s, t: (_solve(s, t)[0], t.mean((0, 2, 3))), "the teacher's means"),
@@ -242,6 +250,7 @@ def test_a_right_answer_by_another_way_passes():
     check.channel_nats(by_deviations)
     check.without_false_negatives(by_sums)
     check.best_regressor(by_covariance)
+    check.best_regressor(lambda s, t: list(_solve(s, t)))
 
 
 def test_inputs_are_drawn_afresh():

@@ -27,6 +27,12 @@ def _bias(z, k, share, place=lambda wanted: math.ceil(wanted) - 1, margins=_marg
     return sorted(margins(z, k).tolist())[place(share * len(z))]
 
 
+def _overwrites(z, k, share):
+    own = z[:, k].clone()
+    z[:, k] = -torch.inf
+    return (z.amax(dim=1) - own).sort().values[math.ceil(share * len(z)) - 1]
+
+
 def _of_the_rest(z, k, share):
     values = sorted(m for m in _margins(z, k).tolist() if m > 0)
     return values[max(math.ceil(share * len(values)) - 1, 0)] if values else 0.0
@@ -150,7 +156,8 @@ MISTAKES = {
         (_beyond_those, "They count towards the share"),
         (lambda z, k, s: _bias(z.softmax(1), k, s), "a margin of probabilities"),
         (lambda z, k, s: _bias(z, k, s, margins=_mean_margin), "the mean of the others"),
-        (lambda z, k, s: 3.5, "is not right yet: it returns 3.5"),
+        (_overwrites, "logits that came in were overwritten"),
+        (lambda z, k, s: 3.5, "is not right yet.* It returns 3.5"),
         (lambda z, k, s: _margins(z, k), "returns an array of shape"),
     ],
     "shorten": [
@@ -173,7 +180,7 @@ MISTAKES = {
         (_long_ones(lambda length, longest: 0), "The long rows are gone"),
         (_scaled(lambda length, longest: length.clamp(max=longest) / length), "a unit without any"),
         (_in_place, "was changed, too"),
-        (lambda w, longest: w, "is not right yet: it returns"),
+        (lambda w, longest: w, "is not right yet.* It returns"),
         (lambda w, longest: w.norm(dim=1), "returns an array of shape"),
     ],
     "told_about": [
@@ -199,7 +206,7 @@ MISTAKES = {
             "answered with k. What the teacher tells",
         ),
         (lambda z, y, k, tau: _told(z, z.argmax(1), k, tau), "sorted by the teacher's answers"),
-        (lambda z, y, k, tau: torch.full((z.shape[1],), 0.1), "is not right yet: it returns"),
+        (lambda z, y, k, tau: torch.full((z.shape[1],), 0.1), "is not right yet.* It returns"),
     ],
     "errors_after": [
         (lambda z, y, k, b: _errors(z, y, k, 0), "without the bias"),
@@ -225,7 +232,7 @@ MISTAKES = {
         (_shares, "These are shares: return"),
         (lambda z, y, k, b: _shares(z, y, k, b, of_k=False), "shares of all images"),
         (_adds_in_place, "adds it a second time"),
-        (lambda z, y, k, b: (12, 3), "is not right yet: it returns"),
+        (lambda z, y, k, b: (12, 3), "is not right yet.* It returns"),
         (lambda z, y, k, b: _errors(z, y, k, b)[0], "returns an array of shape"),
     ],
 }

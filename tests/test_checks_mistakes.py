@@ -34,18 +34,49 @@ def _factor(by_sum=None, by_mean=None, by_batch=None):
     return lambda shape, reduction: ways[reduction](shape)
 
 
-def _loss(*, axis=1, cool_teacher=False, reduction="batchmean", power=2, swap=False, alpha=None):
+def _same(x):
+    return x
+
+
+def _loss(
+    *, axis=1, cool_teacher=False, reduction="batchmean", power=2, swap=False, alpha=None,
+    hard=F.cross_entropy, cut=_same,
+):  # fmt: skip
     """A student's loss, right but for what is passed."""
 
     def student(z, v, y, tau, a):
         first, second = (v, z) if swap else (z, v)
         log_q = F.log_softmax(first / tau, dim=axis)
         log_p = F.log_softmax(second if cool_teacher else second / tau, dim=1)
-        soft = tau**power * F.kl_div(log_q, log_p, reduction=reduction, log_target=True)
+        soft = F.kl_div(cut(log_q), log_p, reduction=reduction, log_target=True)
         a = a if alpha is None else alpha(a)
-        return (1 - a) * F.cross_entropy(z, y) + a * soft
+        return (1 - a) * hard(z, y) + a * tau**power * soft
 
     return student
+
+
+def _soft(soft):
+    """A student's loss with another soft part."""
+    return lambda z, v, y, tau, a: (1 - a) * F.cross_entropy(z, y) + a * tau**2 * soft(z, v, tau)
+
+
+_log_target_forgotten = _soft(
+    lambda z, v, tau: F.kl_div((z / tau).log_softmax(1), (v / tau).log_softmax(1))
+)
+_of_probabilities = _soft(
+    lambda z, v, tau: F.kl_div((z / tau).softmax(1), (v / tau).softmax(1), reduction="batchmean")
+)
+_over_the_batch = _soft(
+    lambda z, v, tau: F.kl_div(
+        (z / tau).log_softmax(0), (v / tau).softmax(0), reduction="batchmean"
+    )
+)
+
+
+def _hot_labels(z, v, y, tau, a):
+    return _loss()(z, v, y, tau, a) + (1 - a) * (
+        F.cross_entropy(z / tau, y) - F.cross_entropy(z, y)
+    )
 
 
 def _logits(network, x, *, before=None, after=None, gradient=False):
@@ -55,6 +86,28 @@ def _logits(network, x, *, before=None, after=None, gradient=False):
         logits = network(x)
     if after is not None:
         network.train(after)
+    return logits
+
+
+def _careful(network, x, frozen=False, switched_off=False):
+    were_training = [module for module in network.modules() if module.training]
+    if switched_off:
+        torch.set_grad_enabled(False)
+    if frozen:
+        network.requires_grad_(False)
+    logits = _logits(network, x, before=False)
+    for module in were_training:
+        module.training = True
+    if switched_off:
+        torch.set_grad_enabled(False)
+    return logits
+
+
+def _remembers_the_children(network, x):
+    modes = {child: child.training for child in network.children()}
+    logits = _remembers_the_top(network, x)
+    for child, mode in modes.items():
+        child.train(mode)
     return logits
 
 
@@ -100,7 +153,7 @@ MISTAKES = {
         (_factor(by_mean=lambda shape: 1 / math.prod(shape)), "what is left of the quotient"),
         (_factor(by_mean=lambda shape: 1), "averages over the classes as well"),
         (lambda shape, how: 1, "the same for every reduction"),
-        (lambda shape, how: 128, "is not right yet: it returns 128"),
+        (lambda shape, how: 128, "is not right yet.* It returns 128"),
         (lambda shape, how: print(1), "returns nothing: is there a `return`"),
     ],
     "mended_loss": [
@@ -116,15 +169,28 @@ MISTAKES = {
         (_loss(alpha=lambda a: 1 - a), "α weighs the labels"),
         (_loss(alpha=lambda a: 1.0), "where are the labels"),
         (_loss(swap=True), "direction is wrong"),
-        (_loss(power=1), "is not right yet"),
-        (lambda z, v, y, tau, a: _loss()(z.detach(), v, y, tau, a), "no gradient can flow"),
+        (_loss(power=1), "it should be τ²"),
+        (_loss(power=3), "is not right yet"),
+        (lambda z, v, y, tau, a: _loss()(z.detach(), v, y, tau, a), "no gradient reaches"),
+        (_loss(hard=lambda z, y: F.cross_entropy(z, y).item()), "its gradient is not"),
+        (_loss(cut=torch.Tensor.detach), "its gradient is not"),
+        (lambda *case: _loss()(*case).item(), "no gradient reaches"),
+        (_loss(reduction="sum"), "sum over the images"),
+        (_hot_labels, "labels' part has a temperature"),
+        (_of_probabilities, "Probabilities went in"),
+        (_over_the_batch, "Both softmaxes run over the images"),
+        (_loss(reduction="mean", alpha=lambda a: 1 - a), "Two mistakes: α"),
+        (_log_target_forgotten, "returns nan. .*log_target"),
         (lambda z, v, y, tau, a: None, "returns nothing"),
-        (lambda z, v, y, tau, a: 1.25, "is not right yet: it returns 1.25"),
+        (lambda z, v, y, tau, a: 1.25, "is not right yet.* It returns 1.25"),
     ],
     "careful_logits": [
         (lambda network, x: _logits(network, x, before=False), "left in eval mode"),
         (lambda network, x: _logits(network, x), "a running mean has moved"),
         (_remembers_the_top, "has been woken up"),
+        (_remembers_the_children, "has been woken up"),
+        (lambda network, x: _careful(network, x, frozen=True), "`requires_grad` of a weight"),
+        (lambda network, x: _careful(network, x, switched_off=True), "still switched off"),
         (
             lambda network, x: _logits(network, x, before=False, after=True),
             "has been woken up|left in training mode",
@@ -202,6 +268,7 @@ def test_a_right_answer_by_another_way_passes():
     check.table_of_logits(by_arrays)
     check.table_of_logits(one_by_one)
     check.careful_logits(by_name)
+    check.careful_logits(_careful)
     check.mended_loss(by_single_images)
 
 

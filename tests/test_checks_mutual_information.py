@@ -173,7 +173,7 @@ MISTAKES = {
         (from_uniform, "cells are all equal"),
         (lambda c: None, "returns nothing: is there a `return`"),
         (lambda c: np.zeros(2), "shape .* is expected"),
-        (lambda c: 0.375, "is not right yet: it returns 0.375"),
+        (lambda c: 0.375, "is not right yet.* It returns 0.375"),
     ],
     "never_right": [
         (lambda p: None, "returns nothing: is there a `return`"),
@@ -222,7 +222,7 @@ MISTAKES = {
             "the centre of the three circles",
         ),
         (naive_beyond, "NaN came back"),
-        (lambda t, s, y: 0.4, "is not right yet: it returns 0.4"),
+        (lambda t, s, y: 0.4, "is not right yet.* It returns 0.4"),
     ],
     "information_along": [
         (histogram(lambda layer: 10), "still share ten bins"),

@@ -11,6 +11,7 @@ from distill_lib.checks import objectives as check
 
 CHAPTER = "12-three-objectives"
 EXERCISES = ("translate", "lowest_penalty", "kl_ambiguity", "dirichlet_uncertainties")
+ALIKE = 1  # message, at most, for two mistakes
 
 
 # ---- typical mistakes: what a student wrote, and what the message says
@@ -26,6 +27,15 @@ def _loss(p, y, lam, q):
     return np.array(
         [-np.log(q[i][y[i]]) + lam * sum(rel_entr(p[i], q[i])) for i in rows], dtype=float
     )
+
+
+def _reversed(p, y, lam, q):
+    return -np.log(q[np.arange(len(y)), y]) + lam * rel_entr(q, p).sum(axis=1)
+
+
+def _plain_log(p, y, lam):
+    q = _vote(p.copy(), y, lam)
+    return -np.log(q[np.arange(len(y)), y]) + lam * (p * np.log(p / q)).sum(axis=1)
 
 
 def _vote(p, y, lam, *, label=1.0, teacher=None, norm=True):
@@ -88,7 +98,7 @@ MISTAKES = {
             lambda lam, tau, lr: (_alpha(lam, tau), lr / _alpha(lam, tau)),
             "factor of the divergence alone",
         ),
-        (lambda lam, tau, lr: (1 / 17, 0.10625), "is not right yet: it returns"),
+        (lambda lam, tau, lr: (1 / 17, 0.10625), "is not right yet.* It returns"),
         (lambda lam, tau, lr: _alpha(lam, tau), "returns an array of shape"),
         (lambda lam, tau, lr: None, "returns nothing"),
     ],
@@ -125,6 +135,10 @@ MISTAKES = {
             "divergence's part alone",
         ),
         (lambda p, y, lam: _loss(p, y, lam, _vote(p, y, lam)).mean(), "mean over the images"),
+        (lambda p, y, lam: _loss(p, y, 1.0, _vote(p, y, lam)), "price is missing before"),
+        (lambda p, y, lam: _reversed(p, y, lam, _vote(p, y, lam)), "the wrong way round: the te"),
+        (_plain_log, "a teacher who is certain"),
+        (lambda p, y, lam: _plain_log(p, y, lam).mean(), "mean over the images"),
         (lambda p, y, lam: 0 * y, "is not right yet"),
         (lambda p, y, lam: p, "returns an array of shape"),
     ],
@@ -164,10 +178,12 @@ MISTAKES = {
             "means over the classes",
         ),
         (lambda p, q: (_kl(p, _middle(q)).mean(), _kl(p, q).mean()), "the whole"),
-        (lambda p, q: (0.3, 0.1), "is not right yet: it returns"),
+        (lambda p, q: np.array(_both(p, q, _middle(q))) / np.log(2), "These are bits"),
+        (lambda p, q: (0.3, 0.1), "is not right yet.* It returns"),
         (lambda p, q: _kl(p, _middle(q)), "returns an array of shape"),
     ],
     "dirichlet_uncertainties": [
+        (lambda a: np.stack(_triple(_total(a), _inner(a)), axis=1), "stand in columns"),
         (lambda a: (_total(a), _total(a) - _inner(a), _inner(a)), "exchanged"),
         (lambda a: _triple(_total(a), _inner(a, 0)), "mean of ln π"),
         (lambda a: _triple(_total(a), -_inner(a)), "has a minus sign"),

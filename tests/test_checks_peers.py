@@ -32,6 +32,7 @@ def _over_others(y, k, e):
     return (1 - e) * hot + e / (k - 1) * (1 - hot)
 
 
+@torch.enable_grad()  # which the check switches off, for students
 def _gradients(z, y, *, detach=True, reverse=False, labels=1.0, mean=True):
     """By autograd, student by student."""
     found = []
@@ -51,6 +52,19 @@ def _gradients(z, y, *, detach=True, reverse=False, labels=1.0, mean=True):
             losses.append(labels * F.nll_loss(log_p[mine], y) + together)
         found.append(torch.autograd.grad(sum(losses), logits)[0][i])
     return torch.stack(found)
+
+
+def _autograd(z, y):
+    z = z.clone().requires_grad_()
+    log_p = z.log_softmax(-1)
+    loss = sum(F.nll_loss(own, y) for own in log_p)
+    return torch.autograd.grad(loss, z)[0]
+
+
+def _own_left_in(z, y):
+    p = z.softmax(-1)
+    others = p.sum(0) / (len(z) - 1)
+    return (2 * p - F.one_hot(y, z.shape[-1]) - others) / z.shape[1]
 
 
 def _pull_of_all(z, y):
@@ -77,9 +91,9 @@ def _distil(kernel, y, lam, alpha, rounds, *, ridge=None, extra=0, give="fit", f
     return {"fit": fit, "targets": targets, "coefficients": c}[give]
 
 
-def _grouped(p, q, groups, *, weight="p", hat=True, total=np.sum):
+def _grouped(p, q, groups, *, weight="p", hat=True, total=np.sum, numbers=None):
     between = within = 0.0
-    for g in set(groups.tolist()):
+    for g in numbers or set(groups.tolist()):
         a, b = p[groups == g], q[groups == g]
         between += total(a) * np.log(total(a) / total(b))
         share = {"p": a.sum(), "q": b.sum(), "one": 1, "mean": 1 / len(set(groups.tolist()))}
@@ -108,6 +122,7 @@ MISTAKES = {
         (lambda y, k, e: torch.zeros(len(y), k), "does not know the label"),
         (lambda y, k, e: F.one_hot(y, k), "does not depend on ε"),
         (lambda y, k, e: _shifted(_smooth(y, k, e)).T, "the other way round"),
+        (lambda y, k, e: _shifted(_smooth(y, k, e)) / np.log(2), "to base 2"),
         (lambda y, k, e: 4.51 * F.one_hot(y, k), "is not right yet"),
         (lambda y, k, e: None, "returns nothing"),
     ],
@@ -115,6 +130,8 @@ MISTAKES = {
         (lambda z, y: z.shape[1] * _gradients(z, y), "batch mean is missing"),
         (lambda z, y: -_gradients(z, y), "The sign is wrong"),
         (_pull_of_all, "among its own peers"),
+        (_own_left_in, "own probability is not taken out"),
+        (_autograd, "Autograd is switched off"),
         (lambda z, y: _gradients(z, y, mean=False), "sum over the peers"),
         (lambda z, y: _gradients(z, y, labels=0.0), "labels' part is missing"),
         (
@@ -162,6 +179,7 @@ MISTAKES = {
         (lambda *i: np.array(_grouped(*i)) / np.log(2), "These are bits"),
         (lambda *i: sum(_grouped(*i)), "return both parts"),
         (lambda *i: _grouped(*i, total=np.mean), "not their means"),
+        (lambda p, q, g: _grouped(p, q, g, numbers=range(g.max() + 1)), "one without classes"),
         (lambda *i: (0.1, 0.2), "is not right yet"),
     ],
 }

@@ -25,6 +25,11 @@ def _squares(s, t, dim=1):
     return (_cosines(s, dim) - _cosines(t, dim)).square()
 
 
+def _lengths_detached(s, t):
+    rows = s / s.norm(dim=1, keepdim=True).detach()
+    return _others((rows @ rows.T - _cosines(t)).square()).mean()
+
+
 def _others(square):
     return square[~torch.eye(len(square), dtype=torch.bool)]
 
@@ -67,10 +72,13 @@ def _kernel(s, t, tau):
     return (p * (p / q).log()).sum() / len(s)
 
 
-def _map(distances, k, *, power=2, factor=-0.5, centre=True, root=0.5, order=-1, clip=True):
+def _map(
+    distances, k, *, power=2, factor=-0.5, centre=True, root=0.5, order=-1, clip=True, table=None
+):
     n = len(distances)
+    table = distances**power if table is None else table
     centring = np.eye(n) - (1 / n if centre else 0)
-    values, vectors = np.linalg.eigh(factor * centring @ distances**power @ centring)
+    values, vectors = np.linalg.eigh(factor * centring @ table @ centring)
     keep = np.argsort(values)[::order][:k]
     values = values.clip(min=0) if clip else values
     return vectors[:, keep] * values[keep] ** root
@@ -90,8 +98,9 @@ MISTAKES = {
         (lambda s, t: _others(_squares(_free(s), _free(t))).mean(), "centred first"),
         (similarity_preserving_loss, "the similarity-preserving loss"),
         (lambda s, t: _others(_squares(s, t)).mean().item(), "no gradient reaches"),
+        (_lengths_detached, "its gradient is not"),
         (lambda s, t: _squares(s, t), "shape .* is expected"),
-        (lambda s, t: 0.25, "is not right yet: it returns 0.25"),
+        (lambda s, t: 0.25, "is not right yet.* It returns 0.25"),
     ],
     "linear_cka": [
         (lambda a, b: _cka(a, b, lambda x: x), "are not centred"),
@@ -118,7 +127,7 @@ MISTAKES = {
             ),
             "denominator is squared as well",
         ),
-        (lambda a, b: 1.0, "is not right yet: it returns 1.0"),
+        (lambda a, b: 1.0, "is not right yet.* It returns 1.0"),
         (lambda a, b: a @ b, "stopped with RuntimeError"),
     ],
     "neighbour_loss": [
@@ -136,10 +145,14 @@ MISTAKES = {
             "This is the cross-entropy",
         ),
         (_kernel, "the chapter's kernel"),
-        (_masked, "returns nan"),
+        (_masked, r"returns nan. .*0 · \(-inf\)"),
+        (
+            lambda s, t, tau: F.kl_div(*(_scores(a, tau).log_softmax(1) for a in (s, t))),
+            "returns nan. .*log_target",
+        ),
         (lambda s, t, tau: _neighbours(s, t, tau).detach(), "no gradient reaches"),
         (_hard, "is not right yet"),
-        (lambda s, t, tau: 0.1, "is not right yet: it returns 0.1"),
+        (lambda s, t, tau: 0.1, "is not right yet.* It returns 0.1"),
     ],
     "map_from_distances": [
         (lambda d, k: None, "returns nothing: is there a `return`"),
@@ -148,6 +161,9 @@ MISTAKES = {
         (lambda d, k: _map(d, k) * (1 + 0j), "complex numbers"),
         (lambda d, k: _map(d, k, order=1, clip=False) / 0, "not finite"),
         (lambda d, k: _map(d, k, power=1), "not squared"),
+        (lambda d, k: _map(d, k, clip=False), "has no root. Rounding"),
+        (lambda d, k: _map(d, k, table=d @ d, clip=False), "how the distances are squared"),
+        (lambda d, k: _map(d, k, table=d @ d), "squared by itself"),
         (lambda d, k: _map(d, k, factor=-1), "too large by a factor √2"),
         (lambda d, k: _map(d, k, factor=0.5), "sign is wrong"),
         (lambda d, k: _map(d, k, centre=False), "not centred"),

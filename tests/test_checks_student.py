@@ -32,11 +32,10 @@ def _welch(a, b, *, level=0.95, pooled=False):
     return high - low
 
 
-def _normal_widths(a, b):
-    n = len(a)
-    return 2 * stats.norm.ppf(0.975) / n**0.5 * (a - b).std(ddof=1), 2 * stats.norm.ppf(
-        0.975
-    ) * np.hypot(stats.sem(a), stats.sem(b))
+def _normal_widths(a, b, quantile=None):
+    quantile = stats.norm.ppf(0.975) if quantile is None else quantile
+    apart = np.hypot(stats.sem(a), stats.sem(b))
+    return 2 * quantile / len(a) ** 0.5 * (a - b).std(ddof=1), 2 * quantile * apart
 
 
 def _count(half_width_of, *, first=2, off=0):
@@ -86,14 +85,15 @@ MISTAKES = {
     "interval_widths": [
         (lambda a, b: (_welch(a, b), _width(a, b)), "the wrong way round"),
         (lambda a, b: (_width(a, b) / 2, _welch(a, b) / 2), "half-widths"),
-        (_normal_widths, "that of the normal distribution"),
+        (_normal_widths, "The quantile is that of the normal distribution"),
+        (lambda a, b: _normal_widths(a, b, 1.96), "The quantile 1.96"),
         (lambda a, b: (_width(a, b, level=0.9), _welch(a, b, level=0.9)), "5 % on each side"),
         (lambda a, b: (_width(a, b, ddof=0), _welch(a, b)), r"`ddof=1` divides by n - 1"),
         (lambda a, b: (_width(a, b), _welch(a, b, pooled=True)), "both arms vary equally"),
         (lambda a, b: (_width(a, b) * len(a) ** 0.5, _welch(a, b)), "lost its √n"),
         (lambda a, b: (_width(a, b),) * 2, "Both are computed with pairs"),
         (lambda a, b: (_welch(a, b),) * 2, "Both are computed without pairs"),
-        (lambda a, b: (18.0, 30.0), "is not right yet: it returns"),
+        (lambda a, b: (18.0, 30.0), "is not right yet.* It returns"),
         (lambda a, b: _width(a, b), "returns an array of shape"),
     ],
     "seeds_needed": [
@@ -109,7 +109,7 @@ MISTAKES = {
         (lambda s, h: 2 * _count(_half)(s, h), "counts students"),
         (_count(_half, first=1), "one pair too few|is not right yet"),  # t with 0 degrees is NaN
         (lambda s, h: float(_count(_half)(s, h)), "should be an integer"),
-        (lambda s, h: 18, "is not right yet: it returns 18"),
+        (lambda s, h: 18, "is not right yet.* It returns 18"),
     ],
     "inherited": [
         (lambda t, s, y: (_masks(t, s, y)[1][_masks(t, s, y)[0]]).float().mean(), "both are wrong"),
@@ -141,7 +141,7 @@ MISTAKES = {
             "This is a count",
         ),
         (lambda t, s, y: _masks(t, s, y)[1].float().mean(), "the student's error rate"),
-        (lambda t, s, y: 1 / 3, "is not right yet: it returns 0.3333"),
+        (lambda t, s, y: 1 / 3, "is not right yet.* It returns 0.3333"),
         (lambda t, s, y: None, "returns nothing"),
     ],
     "sign_flip_p": [
@@ -156,7 +156,7 @@ MISTAKES = {
         (lambda d: stats.ttest_1samp(d, 0).pvalue, "t test"),
         (lambda d: np.mean(abs(_flips(d)) < abs(d.sum())), "the complement"),
         (lambda d: np.sum(abs(_flips(d)) >= abs(d.sum())), "how many ways"),
-        (lambda d: 0.0625, "is not right yet: it returns 0.0625"),
+        (lambda d: 0.0625, "is not right yet.* It returns 0.0625"),
         (lambda d: _flips(d), "returns an array of shape"),
     ],
     "many_logits": [

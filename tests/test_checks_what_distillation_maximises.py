@@ -59,6 +59,17 @@ def _h_given_z(p_x, p_t, groups):
     return total
 
 
+def _plain_log(p_x, p_t, groups):
+    centres = np.array([np.average(p_t[groups == z], 0, p_x[groups == z]) for z in groups])
+    return p_x @ (p_t * np.log(p_t / centres)).sum(axis=1)
+
+
+def _every_number(p_x, p_t, groups):
+    """With the mean of groups that nobody belongs to."""
+    sizes = np.bincount(groups, p_x)
+    return np.sum(_lost(p_x, p_t, groups) * sizes / sizes)
+
+
 def _groups_alike(p_x, p_t, groups):
     values = []
     for z in np.unique(groups):
@@ -66,6 +77,11 @@ def _groups_alike(p_x, p_t, groups):
         weights = p_x[its] / p_x[its].sum()
         values.append(entropy(weights @ p_t[its]) - weights @ entropy(p_t[its]))
     return np.mean(values)
+
+
+def _by_a_small_tau(z, v, tau=1e-3):
+    log_p, log_q = log_softmax(v / tau, axis=1), log_softmax(z / tau, axis=1)
+    return tau * (np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean()
 
 
 def _pairs(cost, *, best=min, give=lambda pair, price: pair):
@@ -109,9 +125,10 @@ MISTAKES = {
         (lambda v, z, t: _bound(v, z, t, loss=lambda p, q: -(p * q).mean()), "over classes too"),
         (lambda v, z, t: _bound(z, v, t), "changed places"),
         (_softmax_then_log, "minus infinity"),
+        (lambda v, z, t: _softmax_then_log(v, z, 1.0), "Both networks are at temperature 1"),
         (lambda v, z, t: _softmax_then_log(v, z, t, 1e-12), "is not right yet"),
         (lambda v, z, t: None, "returns nothing: is there a `return`"),
-        (lambda v, z, t: 0.3152, "is not right yet: it returns 0.3152"),
+        (lambda v, z, t: 0.3152, "is not right yet.* It returns 0.3152"),
         (lambda v, z, t: np.full(len(v), 0.3), "shape .* is expected"),
     ],
     "information_lost": [
@@ -125,7 +142,10 @@ MISTAKES = {
         (lambda p, t, g: _lost(p, t, g, outside=_even(p)), "averaged without `p_x`"),
         (lambda p, t, g: _lost(p, t, g, summed=True), "summed, and not averaged"),
         (_groups_alike, "Each group counts the same"),
-        (lambda p, t, g: 0.1033, "is not right yet: it returns 0.1033"),
+        (_plain_log, "what does p ln p count as"),
+        (lambda p, t, g: _plain_log(p, t, g) / np.log(2), "in bits"),
+        (_every_number, "is there one without images"),
+        (lambda p, t, g: 0.1033, "is not right yet.* It returns 0.1033"),
         (lambda p, t, g: None, "returns nothing: is there a `return`"),
         (lambda p, t, g: [_lost(p, t, g)], "shape .* is expected"),
     ],
@@ -159,7 +179,7 @@ MISTAKES = {
             lambda z, v: -log_softmax(z, axis=1)[np.arange(len(v)), v.argmax(axis=1)].mean(),
             "at temperature 1",
         ),
-        (lambda z, v: 2.0, "is not right yet: it returns 2.0"),
+        (lambda z, v: 2.0, "is not right yet.* It returns 2.0"),
         (lambda z, v: None, "returns nothing: is there a `return`"),
     ],
 }
@@ -175,6 +195,7 @@ def test_a_right_answer_by_another_way_passes():
     check.cold_limit(
         lambda z, v: np.mean([max(a) - a[int(np.argmax(b))] for a, b in zip(z, v, strict=True)])
     )
+    check.cold_limit(_by_a_small_tau)
     check.information_bound(_bound)
 
 

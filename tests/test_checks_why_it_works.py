@@ -1,5 +1,7 @@
 """Each checker passes the solution, and tells a beginner which mistake it was."""
 
+import math
+
 import numpy as np
 from checking import *  # noqa: F403
 from lab_answers import answers
@@ -47,6 +49,14 @@ def _share(v, y, *, centre=True, even=False, ddof=0, between=False, of=None):
     return within / total if of is None else of(within, total)
 
 
+def _every_class(v, y):
+    """With the mean of a class that has no image."""
+    v = v - v.mean(axis=1, keepdims=True)
+    means = np.array([v[y == k].sum(axis=0) / (y == k).sum() for k in range(v.shape[1])])
+    within = sum((y == k).sum() * (means[k] - v.mean(axis=0)) ** 2 for k in range(v.shape[1]))
+    return 1 - within.sum() / ((v - v.mean(axis=0)) ** 2).sum()
+
+
 def _both(a, b):
     return np.mean((a > 0) != (b > 0))
 
@@ -78,7 +88,7 @@ MISTAKES = {
         (lambda x, a, b: np.abs(x @ (a - b)).mean(), "mean distance of the logits"),
         (lambda x, a, b: np.mean((x @ a > 0) & (x @ b <= 0)), "one says yes"),
         (lambda x, a, b: np.mean((x @ a <= 0) & (x @ b > 0)), "one says no"),
-        (lambda x, a, b: 0.25, "is not right yet: it returns 0.25"),
+        (lambda x, a, b: 0.25, "is not right yet.* It returns 0.25"),
         (lambda x, a, b: None, "returns nothing: is there a `return`"),
     ],
     "label_price": [
@@ -96,7 +106,7 @@ MISTAKES = {
         (lambda p, a: _price(p, a) / p.shape[1], "over classes too"),
         (lambda p, a: np.var(p * a, axis=1).mean(), "variance of the products"),
         (lambda p, a: np.sum(p * (1 - p) * a**2) / len(p), "class by class"),
-        (lambda p, a: 0.5, "is not right yet: it returns 0.5"),
+        (lambda p, a: 0.5, "is not right yet.* It returns 0.5"),
         (lambda p, a: None, "returns nothing: is there a `return`"),
     ],
     "break_even": [
@@ -116,7 +126,18 @@ MISTAKES = {
             "squared image by image",
         ),
         (lambda p, q, a: _even(p, q, a, teacher=0), "is left out"),
-        (lambda p, q, a: 110.0, "is not right yet: it returns 110.0"),
+        (
+            lambda p, q, a: _even(
+                p,
+                q,
+                a,
+                labels=_mean(p, a).var(ddof=1) + _price(p, a),
+                teacher=_mean(q, a).var(ddof=1),
+            ),
+            "divide by n - 1 here",
+        ),
+        (lambda p, q, a: math.ceil(_even(p, q, a)), "rounded up"),
+        (lambda p, q, a: 110.0, "is not right yet.* It returns 110.0"),
         (lambda p, q, a: None, "returns nothing: is there a `return`"),
     ],
     "share_within": [
@@ -128,7 +149,8 @@ MISTAKES = {
         (lambda v, y: _share(v, y, of=lambda w, t: t), "the whole variance"),
         (lambda v, y: np.sqrt(_share(v, y)), "standard deviations"),
         (lambda v, y: _share(v, y, ddof=1), "one less than"),
-        (lambda v, y: 0.3, "is not right yet: it returns 0.3"),
+        (_every_class, "returns nan. A class without images"),
+        (lambda v, y: 0.3, "is not right yet.* It returns 0.3"),
         (lambda v, y: None, "returns nothing: is there a `return`"),
         (lambda v, y: v.var(axis=0), "shape .* is expected"),
     ],

@@ -189,6 +189,22 @@ def test_a_right_number_passes_and_others_do_not(lab, capsys):
         own.check(lab, NAMES[0], answers_[NAMES[0]] * 1.1 + 0.1, seed=4)
 
 
+@pytest.mark.parametrize("lab", RIGHT)
+def test_right_to_three_digits_and_no_less(lab):
+    names = [f"student {i}" for i in range(40)]
+    for name, right in own.answers(lab, names).items():
+        assert abs(right) >= own.SMALLEST
+        own.check(lab, name, float(f"{right:.3g}"))
+        with pytest.raises(AssertionError, match="not right yet"):
+            own.check(lab, name, 1.02 * right)
+
+
+def test_a_unit_is_named_only_where_one_is_asked_for():
+    right = own.answers("18-hinton-2015", ["student 1"])["student 1"]
+    with pytest.raises(AssertionError, match="not right yet"):
+        own.check("18-hinton-2015", "student 1", right * np.log(2))
+
+
 def test_a_wrong_unit_is_named():
     right = own.answers("03-mutual-information", ["student 1"])["student 1"]
     with pytest.raises(AssertionError, match="right in nats"):

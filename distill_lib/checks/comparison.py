@@ -66,6 +66,9 @@ def paired(student: Function) -> None:
             "The sign is the wrong one: the difference is the first less the second.": (
                 lambda a, b: reference(b, a)
             ),
+            "Low and high are exchanged: the lower end comes first.": (
+                lambda a, b: np.array(reference(a, b))[[0, 2, 1]]
+            ),
             "This is an interval of 90 %: on either side of a 95 % interval lie 2.5 %.": (
                 lambda a, b: _interval(np.subtract(a, b).astype(float), 0.95)
             ),
@@ -102,6 +105,10 @@ def together(student: Function) -> None:
         mean = d.mean(axis=1, keepdims=True)
         return np.asarray(mean + len(d) * (ends(d, 0.975) - mean))
 
+    def normal(d: Array) -> Array:
+        half = stats.norm.ppf(1 - 0.025 / len(d)) * stats.sem(d, axis=1)
+        return np.stack([d.mean(axis=1) - half, d.mean(axis=1) + half], axis=1)
+
     compare(
         student,
         lambda d: ends(d, 1 - 0.025 / len(d)),
@@ -111,6 +118,8 @@ def together(student: Function) -> None:
             "there are several chances to miss.": lambda d: ends(d, 0.975),
             "The share of the 5 % is right, but all of it lies on one side: half of it belongs on "
             "either side.": lambda d: ends(d, 1 - 0.05 / len(d)),
+            "The quantile is that of the normal distribution. The spread is itself estimated from "
+            "a few seeds, and Student's t makes up for that.": normal,
             "The 5 % are divided by the number of seeds. They are to be shared among the "
             "comparisons.": lambda d: ends(d, 1 - 0.025 / d.shape[1]),
             "The intervals are as many times longer as there are comparisons. It is the "

@@ -1,14 +1,20 @@
 """Checkers for the exercises of the chapter on the distiller."""
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib.checks import Function, attempt, compare, passed
+from distill_lib.checks import (
+    Function,
+    attempt,
+    compare,
+    compare_gradient,
+    passed,
+    without_autograd,
+)
 from distill_lib.objectives import soft_target_loss
 
 
@@ -105,7 +111,7 @@ def mixture_gradient(student: Function) -> None:
         return function
 
     compare(
-        student,
+        without_autograd(student),
         right,
         cases,
         {
@@ -130,6 +136,9 @@ def mixture_gradient(student: Function) -> None:
                 hot_labels
             ),
             "Both softmaxes of the teacher's part need the temperature.": cold_teacher,
+            "The teacher's part has the wrong sign: prediction minus target there, too.": (
+                lambda *inputs: only(0)(*inputs) - only(1)(*inputs)
+            ),
             "The teacher's part is missing.": only(0),
             "The labels' part is missing.": only(1),
             "This divides by the number of classes as well: the loss is a sum over classes.": (
@@ -192,8 +201,7 @@ def logit_matching(student: Function) -> None:
         hint="The difference of the logits, less its mean over the classes; squared; and then one "
         "mean over everything is nearly all.",
     )
-    z, v = (logits.requires_grad_() for logits in cases[0])
-    _check_gradient(attempt(student, z, v))
+    compare_gradient(student, right, cases[0])
     passed("logit_matching: the loss of an infinitely hot teacher")
 
 
@@ -252,9 +260,7 @@ def reverse_soft_target_loss(student: Function) -> None:
     cases = [
         (_logits(random, 2.0, 5, 10), _logits(random, 3.0, 5, 10), tau) for tau in (1.0, 4.0, 0.5)
     ]
-    cases.append(
-        (torch.tensor([[0.0, 3000, 0]]).double(), torch.tensor([[0.0, 0, -3000]]).double(), 2.0)
-    )
+    large = (torch.tensor([[0.0, 3000, 0]]).double(), torch.tensor([[0.0, 0, -3000]]).double(), 2.0)
 
     def plain(z: Tensor, v: Tensor, tau: float, dim: int = 1) -> Tensor:
         log_p, log_q = (v / tau).log_softmax(dim), (z / tau).log_softmax(dim)
@@ -303,24 +309,19 @@ def reverse_soft_target_loss(student: Function) -> None:
                     -(tau**2) * ((z / tau).softmax(1) * (v / tau).log_softmax(1)).sum(1).mean()
                 )
             ),
-            "Right for small logits, but not at 3000: a softmax underflows to 0 there, and its "
-            "logarithm is infinite. What takes logarithm and softmax in one step?": naive,
         },
         hint="Which of the two distributions weighs the terms now, and which comes first in "
         "kl_div?",
+        not_finite="With log-probabilities as its target, `kl_div` needs `log_target=True`.",
     )
-    z, v, tau = cases[0]
-    _check_gradient(attempt(student, z.requires_grad_(), v, tau))
+    compare_gradient(student, right, cases[0])
+    underflows = (
+        "Right for small logits, but not at 3000: a softmax underflows to 0 there, and its "
+        "logarithm is infinite. What takes logarithm and softmax in one step?"
+    )
+    compare(student, right, [large], {underflows: naive}, hint=underflows, not_finite=underflows)
     passed("reverse_soft_target_loss: the direction that chooses")
 
 
 def _logits(random: np.random.Generator, scale: float, *shape: int) -> Tensor:
     return torch.tensor(scale * random.normal(size=shape))
-
-
-def _check_gradient(loss: Any) -> None:
-    if not isinstance(loss, Tensor) or not loss.requires_grad:
-        raise AssertionError(
-            "The number is right, but no gradient reaches the student's logits: stay in PyTorch, "
-            "without detach, item or NumPy."
-        )

@@ -274,7 +274,8 @@ def _one_number(p: Any) -> float:
     if p is None:
         raise AssertionError("permutation_p_value returns nothing: is there a `return`?")
     if np.ndim(p) != 0 or not np.isreal(p) or not np.isfinite(p):
-        raise AssertionError(f"permutation_p_value returns {p}: expected one number.")
+        what = f"an array of shape {np.shape(p)}" if np.ndim(p) else p
+        raise AssertionError(f"permutation_p_value returns {what}: expected one number.")
     return float(p)
 
 

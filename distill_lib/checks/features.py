@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill_lib.checks import Function, attempt, compare, passed
+from distill_lib.checks import Function, attempt, compare, compare_gradient, passed
 
 
 class _Stopped(RuntimeError):
@@ -308,16 +308,7 @@ def without_false_negatives(student: Function) -> None:
         },
         hint="The plain loss, with the scores of other images of the same label at minus infinity.",
     )
-    s, t = (case.requires_grad_() for case in cases[0][:2])
-    loss = attempt(student, s, t, *cases[0][2:])
-    if not isinstance(loss, Tensor) or not loss.requires_grad:
-        raise AssertionError(
-            "The number is right, but no gradient reaches the student: keep it a tensor, without "
-            "`.item()` or `.detach()`."
-        )
-    loss.backward()
-    if s.grad is None or not bool(s.grad.isfinite().all()):
-        raise AssertionError("The loss is right, but its gradient is not finite.")
+    compare_gradient(student, right, cases[0])
     passed("without_false_negatives: another 7 is no mistake")
 
 
@@ -391,12 +382,17 @@ def best_regressor(student: Function) -> None:
 def _check_regressor(found: object, c_s: int, c_t: int) -> None:
     if found is None:
         raise AssertionError("best_regressor returns nothing: is there a `return`?")
-    if not isinstance(found, tuple) or len(found) != 2:
+    if not isinstance(found, tuple | list) or len(found) != 2:
         raise AssertionError(
             f"best_regressor returns a {type(found).__name__}: expected two tensors, the weights "
             "and the constants."
         )
     weights, constants = (tuple(np.shape(part)) for part in found)
+    if (weights, constants) == ((c_s, c_t), (c_s,)):
+        raise AssertionError(
+            "This looks like the student as a regression on the teacher. Guess the teacher's "
+            "channels from the student's."
+        )
     if weights == (c_s, c_t):
         raise AssertionError(
             f"The weights have shape {weights}, with the student's channels first. A "

@@ -1,6 +1,8 @@
 """Checkers for the exercises of the chapter that reproduces Hinton et al. (2015)."""
 
+import copy
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,6 +126,12 @@ def bias_to_reach(student: Function) -> None:
         hint="How much does class k lack on each image? Sort that. Which place in the row is the "
         "last image that has to be won?",
     )
+    _check_unchanged(
+        student,
+        cases[0],
+        "The bias is right, but the logits that came in were overwritten: whoever uses them next "
+        "finds other numbers. Change a copy.",
+    )
     passed("bias_to_reach: as often as it should be")
 
 
@@ -220,12 +228,11 @@ def shorten(student: Function) -> None:
         },
         hint="Two rows of this matrix are all zeros: they are short, and stay as they are.",
     )
-    before = weights.clone()
-    attempt(student, weights, longest)
-    if not torch.equal(weights, before):
-        raise AssertionError(
-            "The rows are right, but the matrix that came in was changed, too: return a new one."
-        )
+    _check_unchanged(
+        student,
+        cases[0],
+        "The rows are right, but the matrix that came in was changed, too: return a new one.",
+    )
     passed("shorten: shorter, in the same direction")
 
 
@@ -380,15 +387,21 @@ def errors_after(student: Function) -> None:
         hint="Add the bias to column k, take the answers, compare with the labels; then count "
         "twice.",
     )
-    logits, y, k, bias = cases[0]
-    before = logits.clone()
-    attempt(student, logits, y, k, bias)
-    if not torch.equal(logits, before):
-        raise AssertionError(
-            "The counts are right, but the logits that came in have the bias now: the next one who "
-            "uses them adds it a second time. Change a copy."
-        )
+    _check_unchanged(
+        student,
+        cases[0],
+        "The counts are right, but the logits that came in have the bias now: the next one who "
+        "uses them adds it a second time. Change a copy.",
+    )
     passed("errors_after: what a bias repairs, and what it costs")
+
+
+def _check_unchanged(student: Function, case: tuple[Any, ...], message: str) -> None:
+    """Whether the first argument is afterwards what it was."""
+    inputs = copy.deepcopy(case)
+    attempt(student, *inputs)
+    if not torch.equal(inputs[0], case[0]):
+        raise AssertionError(message)
 
 
 def _logits(random: np.random.Generator, scale: float, *shape: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill_lib.checks import Function, attempt, compare, passed
+from distill_lib.checks import Function, attempt, compare, compare_gradient, passed
 
 SoftLoss = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -80,30 +80,48 @@ def mended_loss(student: Function) -> None:
         y = torch.randint(n_classes, (n_images,), generator=generator)
         cases.append((z, 3 * v, y, tau, alpha))
 
-    def loss(*bugs: str) -> Function:
+    def loss(
+        *bugs: str, power: float = 2, swap: bool = False, share: Callable[[float], float] = float
+    ) -> Function:
         def wrong(z: Tensor, v: Tensor, y: Tensor, tau: float, alpha: float) -> Tensor:
-            log_q = F.log_softmax(z / tau, dim=0 if "axis" in bugs else 1)
-            log_p = F.log_softmax(v if "teacher" in bugs else v / tau, dim=1)
-            soft = (log_p.exp() * (log_p - log_q)).sum() / len(z)
+            first, second = (v, z) if swap else (z, v)
+            log_q = F.log_softmax(first / tau, dim=0 if "axis" in bugs else 1)
+            log_p = F.log_softmax(second if "teacher" in bugs else second / tau, dim=1)
+            soft = (log_p.exp() * (log_p - log_q)).sum()
+            soft = soft if "sum" in bugs else soft / len(z)
             soft = soft / z.shape[1] if "mean" in bugs else soft
-            soft = soft if "tau" in bugs else tau**2 * soft
-            if "alpha" in bugs:
-                alpha = 1 - alpha
-            return (1 - alpha) * F.cross_entropy(z, y) + alpha * soft
+            soft = soft if "tau" in bugs else tau**power * soft
+            hard = F.cross_entropy(z / tau if "hard" in bugs else z, y)
+            return (1 - share(alpha)) * hard + share(alpha) * soft
 
         return wrong
 
+    def of_probabilities(z: Tensor, v: Tensor, y: Tensor, tau: float, alpha: float) -> Tensor:
+        q, p = F.softmax(z / tau, dim=1), F.softmax(v / tau, dim=1)
+        soft = tau**2 * F.kl_div(q, p, reduction="batchmean")
+        return (1 - alpha) * F.cross_entropy(z, y) + alpha * soft
+
+    def over_the_batch(z: Tensor, v: Tensor, y: Tensor, tau: float, alpha: float) -> Tensor:
+        log_q, log_p = F.log_softmax(z / tau, dim=0), F.log_softmax(v / tau, dim=0)
+        soft = tau**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+        return (1 - alpha) * F.cross_entropy(z, y) + alpha * soft
+
     mistakes: dict[str, Function] = {
-        "α weighs the labels here. It should weigh the teacher.": loss("alpha"),
+        "α weighs the labels here. It should weigh the teacher.": loss(share=lambda a: 1 - a),
         "This is the mean of the two losses without their weights.": (
             lambda z, v, y, tau, alpha: F.cross_entropy(z, y) + loss()(z, v, y, tau, 1.0)
         ),
-        "The soft loss alone came back: where are the labels?": (
-            lambda z, v, y, tau, alpha: loss()(z, v, y, tau, 1.0)
-        ),
+        "The soft loss alone came back: where are the labels?": loss(share=lambda a: 1.0),
         "The direction is wrong: `kl_div` takes the student first, and the result is the teacher's "
-        "divergence from it.": lambda z, v, y, tau, alpha: (
-            (1 - alpha) * F.cross_entropy(z, y) + alpha * loss()(v, z, y, tau, 1.0)
+        "divergence from it.": loss(swap=True),
+        "The labels' part has a temperature here. The student answers them at τ = 1.": loss("hard"),
+        "A factor τ stands before the soft loss: it should be τ².": loss(power=1),
+        "This is the sum over the images: take the mean of the soft loss, too.": loss("sum"),
+        "Probabilities went in where log-probabilities belong: `kl_div` takes the student's "
+        "logarithm.": of_probabilities,
+        "Both softmaxes run over the images: they belong over the classes.": over_the_batch,
+        "Two mistakes: α weighs the labels, and `mean` averages over the classes as well.": (
+            loss("mean", share=lambda a: 1 - a)
         ),
     }
     for chosen in product((False, True), repeat=len(_BUGS)):
@@ -112,31 +130,15 @@ def mended_loss(student: Function) -> None:
             what = "; and ".join(_BUGS[bug] for bug in left)
             mistakes[f"Mistakes left in the soft loss: {len(left)}. {what}."] = loss(*left)
     compare(
-        _detached(student),
+        student,
         loss(),
         cases,
         mistakes,
         hint="Take the soft loss alone (α = 1): is it 0 for a copy of the teacher?",
+        not_finite="With log-probabilities as its target, `kl_div` needs `log_target=True`.",
     )
-    z, v, y, tau, alpha = cases[0]
-    value = attempt(student, z.clone().requires_grad_(), v, y, tau, alpha)
-    if not (isinstance(value, Tensor) and value.requires_grad):
-        raise AssertionError(
-            "The value is right, but no gradient can flow back to the student's logits: stay with "
-            "tensors, and detach nothing of the student's."
-        )
+    compare_gradient(student, loss(), cases[0])
     passed("mended_loss: four mistakes, and none of them raised an error")
-
-
-def _detached(student: Function) -> Function:
-    """The same function with a plain number as its result, as `compare` wants it."""
-
-    def plain(*inputs: Any) -> Any:
-        result = student(*inputs)
-        return result.detach().numpy() if isinstance(result, Tensor) else result
-
-    plain.__name__ = getattr(student, "__name__", "your function")
-    return plain
 
 
 class _Network(nn.Module):
@@ -162,15 +164,19 @@ def careful_logits(student: Function) -> None:
     for frozen in ("none", "one", "all"):
         network = _Network().train(frozen != "all")
         if frozen == "one":
-            network.norm.eval()
+            network.first[1].eval()
+            network.last.weight.requires_grad_(False)
         modes = {key: module.training for key, module in network.named_modules()}
+        trained = {key: weight.requires_grad for key, weight in network.named_parameters()}
         before = {key: value.clone() for key, value in network.state_dict().items()}
         x = torch.randn(16, 6)
         reference = _Network()
         reference.load_state_dict(before)
         with torch.no_grad():
             expected = reference.eval()(x)
-        logits = attempt(student, network, x)
+        with torch.enable_grad():  # which puts back whatever the student leaves
+            logits = attempt(student, network, x)
+            records = torch.is_grad_enabled()
         if not isinstance(logits, Tensor):
             raise AssertionError(
                 f"{name} returns {type(logits).__name__}: expected the network's logits, a tensor. "
@@ -189,6 +195,16 @@ def careful_logits(student: Function) -> None:
         if logits.shape != expected.shape or not torch.allclose(logits, expected, atol=1e-5):
             raise AssertionError(
                 "These are not the logits of evaluation mode: does the dropout still drop?"
+            )
+        if not records:
+            raise AssertionError(
+                "Gradients are still switched off: nothing that comes after can learn. "
+                "`with torch.no_grad():` switches them on again by itself."
+            )
+        if {key: weight.requires_grad for key, weight in network.named_parameters()} != trained:
+            raise AssertionError(
+                "`requires_grad` of a weight is not what it was: the network could not go on "
+                "learning, or what was frozen learns. What stops gradients without touching them?"
             )
         now = {key: module.training for key, module in network.named_modules()}
         if now == modes:

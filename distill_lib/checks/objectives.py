@@ -1,5 +1,7 @@
 """Checkers for the exercises of the chapter on three objectives."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, gammaln, rel_entr, softmax, xlogy
@@ -75,7 +77,8 @@ def translate(student: Function) -> None:
 def lowest_penalty(student: Function) -> None:
     """Exercise 2: the smallest value of the soft penalty at temperature 1."""
     random = np.random.default_rng()
-    cases = [(np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]]), np.array([1, 0]), 2.0)]
+    certain = (np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]]), np.array([1, 0]), 2.0)
+    cases = []
     for b, k, lam in ((4, 10, 0.5), (3, 5, 1.0), (6, 4, float(random.uniform(2, 8)))):
         p = softmax(random.normal(scale=1.5, size=(b, k)), axis=1)
         cases.append((p, random.integers(k, size=b), lam))
@@ -86,13 +89,13 @@ def lowest_penalty(student: Function) -> None:
     def one_hot(p: Array, y: Array) -> Array:
         return np.eye(p.shape[1])[y]
 
-    def at(answer: Function) -> Function:
+    def at(answer: Function, kl: Function = rel_entr, *, priced: bool = True) -> Function:
         """The loss at an answer that is computed from label, teacher and price."""
 
-        def value(p: Array, y: Array, lam: float) -> Array:
+        def value(p: Array, y: Array, lam: float) -> Any:
             label = one_hot(p, y)
             q = answer(label, p, lam)
-            return -xlogy(label, q).sum(axis=1) + lam * rel_entr(p, q).sum(axis=1)
+            return -xlogy(label, q).sum(axis=1) + (lam if priced else 1) * kl(p, q).sum(axis=1)
 
         return value
 
@@ -130,6 +133,12 @@ def lowest_penalty(student: Function) -> None:
             "The votes are not counted to the end: this answer does not add up to 1.": (
                 at(lambda label, p, lam: label + lam * p)
             ),
+            "The price is missing before the divergence: λ is in the votes, and in the loss.": (
+                at(vote, priced=False)
+            ),
+            "The divergence is the wrong way round: the teacher comes first, KL(p ‖ q).": (
+                at(vote, lambda p, q: rel_entr(q, p))
+            ),
             "This is the label's part alone, at the best answer; the price for the divergence is "
             "missing.": (
                 lambda p, y, lam: -np.log(vote(one_hot(p, y), p, lam)[np.arange(len(y)), y])
@@ -143,6 +152,12 @@ def lowest_penalty(student: Function) -> None:
         },
         hint="Which answer is the best? Put it into both terms of the loss.",
     )
+    zeros = (
+        "Right, but for a teacher who is certain: what does p ln p count as where p is 0? See the "
+        "second hint."
+    )
+    naive = at(vote, lambda p, q: p * np.log(p / q))
+    compare(student, at(vote), [certain], {zeros: naive}, hint=zeros, not_finite=zeros)
     passed("lowest_penalty: how low a loss can get")
 
 
@@ -218,6 +233,7 @@ def kl_ambiguity(student: Function) -> None:
             "These are means over the classes, too: a divergence is a sum over them.": (
                 scaled(lambda q: 1 / q.shape[2], lambda q: 1 / q.shape[2])
             ),
+            "These are bits: nats are asked for.": (lambda p, q: np.array(right(p, q)) / np.log(2)),
             "The second is the left side of the identity, the whole: the mean of KL(p ‖ q_n).": (
                 lambda p, q: (right(p, q)[0], float(kl(p, q).mean()))
             ),
@@ -231,7 +247,7 @@ def dirichlet_uncertainties(student: Function) -> None:
     """Exercise 4: the two entropies of a distribution of opinions."""
     random = np.random.default_rng()
     cases = [
-        (np.array([[1.0, 1.0, 1.0], [100.0, 100.0, 100.0], [0.5, 2.0, 7.0]]),),
+        (np.array([[1.0, 1.0, 1.0], [0.5, 2.0, 7.0]]),),
         (random.uniform(0.2, 6, size=(4, 10)),),
         (random.uniform(2, 40, size=(2, 4)),),
     ]
@@ -265,6 +281,9 @@ def dirichlet_uncertainties(student: Function) -> None:
         right,
         cases,
         {
+            "The three stand in columns: return three arrays, each with one number for each row.": (
+                lambda a: np.transpose(right(a))
+            ),
             "The last two are exchanged: the mean entropy comes second, JS third.": (
                 lambda a: (total(a), total(a) - inner(a), inner(a))
             ),

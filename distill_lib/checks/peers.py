@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib.checks import Function, compare, passed
+from distill_lib.checks import Function, compare, passed, without_autograd
 
 Array = NDArray[np.float64]
 
@@ -42,6 +42,9 @@ def smoothing_teacher(student: Function) -> None:
             "1 - ε.": with_ratio(lambda k, e: k * (1 - e) / e),
             "The share ε goes to all K classes, not to the K - 1 wrong ones alone.": (
                 with_ratio(lambda k, e: (k - 1) * (1 - e) / e)
+            ),
+            "This is the logarithm to base 2: a softmax has base e.": (
+                lambda y, k, e: right(y, k, e) / np.log(2)
             ),
             "This is the ratio of the two probabilities: logits differ by its logarithm.": (
                 lambda y, k, e: (k * (1 - e) + e) / e * F.one_hot(y, k)
@@ -99,7 +102,7 @@ def peer_gradients(student: Function) -> None:
         return function
 
     compare(
-        student,
+        without_autograd(student),
         right,
         cases,
         {
@@ -111,6 +114,10 @@ def peer_gradients(student: Function) -> None:
             ),
             "A student is among its own peers here: the mean is over the N - 1 others.": (
                 lambda z, y: from_labels(z, y) + from_peers(z) * (len(z) - 1) / len(z)
+            ),
+            "A student's own probability is not taken out of the sum over all: the mean is over "
+            "the N - 1 others.": lambda z, y: (
+                right(z, y) - z.softmax(dim=2) / (len(z) - 1) / z.shape[1]
             ),
             "This is the sum over the peers: the loss takes their mean.": (
                 lambda z, y: from_labels(z, y) + from_peers(z) * (len(z) - 1)
@@ -284,5 +291,6 @@ def grouped_kl(student: Function) -> None:
         },
         hint="For each group: its total under p and under q, and, after division by these, the "
         "divergence inside it.",
+        not_finite="The groups need not have consecutive numbers: is there one without classes?",
     )
     passed("grouped_kl: one question, and then the next")

@@ -9,7 +9,7 @@ from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill_lib.checks import Function, attempt, compare, passed
+from distill_lib.checks import Function, attempt, compare, compare_gradient, passed
 from distill_lib.relations import similarity_preserving_loss
 
 Array = NDArray[np.float64]
@@ -79,8 +79,7 @@ def cosine_loss(student: Function) -> None:
         },
         hint="Bring each row to length 1. Then one matrix product has all cosines.",
     )
-    s, t = cases[0]
-    _check_gradient(attempt(student, s.requires_grad_(), t))
+    compare_gradient(student, right, cases[0])
     passed("cosine_loss: alike in direction, whatever the length")
 
 
@@ -223,11 +222,11 @@ def neighbour_loss(student: Function) -> None:
             "This is the chapter's kernel, (1 + cosine)/2, in which a factor 1/τ cancels. Here it "
             "is a softmax.": as_in_the_chapter,
         },
-        hint="A softmax over the other samples, as over classes. A score of -inf takes a sample "
-        "out of its own softmax, but leaves 0 · (-inf) in a sum.",
+        hint="A softmax over the other samples, as over classes.",
+        not_finite="With log-probabilities as its target, `kl_div` needs `log_target=True`; and a "
+        "score of -inf leaves 0 · (-inf) in a sum.",
     )
-    s, t, tau = cases[0]
-    _check_gradient(attempt(student, s.requires_grad_(), t, tau))
+    compare_gradient(student, loss, cases[0])
     passed("neighbour_loss: who is near, as sharply as you like")
 
 
@@ -235,8 +234,9 @@ def map_from_distances(student: Function) -> None:
     """Exercise 4: points that have given distances."""
     random = np.random.default_rng()
     triangle = np.array([[0.0, 3, 4], [3, 0, 5], [4, 5, 0]])
-    cases = [(triangle, 2)]
-    for n, dims, k in ((6, 2, 2), (8, 3, 3), (10, 5, 2)):
+    around = np.array([[0.0, 1, 2, 1], [1, 0, 1, 2], [2, 1, 0, 1], [1, 2, 1, 0]])
+    cases = [(triangle, 2), (around, 2)]  # the second goes around a square, and is not flat
+    for n, dims, k in ((6, 2, 2), (8, 3, 3), (10, 5, 2), (12, 2, 10)):  # axes to spare
         points = random.normal(size=(n, dims)) * np.geomspace(3, 1, dims)
         cases.append((squareform(pdist(points)), k))
 
@@ -259,18 +259,20 @@ def map_from_distances(student: Function) -> None:
             )
         if not np.isfinite(points).all():
             raise AssertionError(
-                "Some coordinates are not finite: rounding makes an eigenvalue of 0 slightly "
-                "negative, and it has no root."
+                "Some coordinates are not finite: a negative eigenvalue has no root. Rounding "
+                "makes one of 0 slightly negative. Is a large one negative, too? Then see how the "
+                "distances are squared, and the sign."
             )
         drawn.append(squareform(pdist(points)))
 
     def embed(
         distances: Array, k: int, *, power: int = 2, factor: float = -0.5, centre: bool = True,
-        root: float = 0.5, smallest: bool = False,
+        root: float = 0.5, smallest: bool = False, product: bool = False,
     ) -> Array:  # fmt: skip
         n = len(distances)
         centring = np.eye(n) - (1 / n if centre else 0)
-        values, vectors = np.linalg.eigh(factor * centring @ distances**power @ centring)
+        table = distances @ distances if product else distances**power
+        values, vectors = np.linalg.eigh(factor * centring @ table @ centring)
         keep = np.argsort(values)[:k] if smallest else np.argsort(values)[::-1][:k]
         points = vectors[:, keep] * values[keep].clip(min=0) ** root
         return squareform(pdist(points))
@@ -286,6 +288,9 @@ def map_from_distances(student: Function) -> None:
     mistakes: dict[str, dict[str, Any]] = {
         "The distances are not squared: it is their squares that a product of centred points can "
         "be read from.": {"power": 1},
+        "Nothing is left: each distance is squared by itself, `**2`, not by a matrix product.": {
+            "product": True
+        },
         "The map is too large by a factor √2: where is the half?": {"factor": -1.0},
         "The sign is wrong: with it the large eigenvalues become negative.": {"factor": 0.5},
         "The rows and columns are not centred: the products still depend on where the origin "
@@ -309,11 +314,3 @@ def map_from_distances(student: Function) -> None:
 
 def _features(random: np.random.Generator, *shape: int) -> Tensor:
     return torch.tensor(random.normal(size=shape))
-
-
-def _check_gradient(loss: Any) -> None:
-    if not isinstance(loss, Tensor) or not loss.requires_grad:
-        raise AssertionError(
-            "The number is right, but no gradient reaches the student's features: stay in PyTorch, "
-            "without detach, item or NumPy."
-        )

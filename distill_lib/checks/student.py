@@ -47,10 +47,12 @@ def interval_widths(student: Function) -> None:
     def scaled(factor: Function) -> Function:
         return lambda a, b: factor(len(a)) * np.array(both(a, b))
 
-    def normal(a: Array, b: Array) -> tuple[float, float]:
-        half, n = stats.norm.ppf(0.975), len(a)
-        apart = np.sqrt(np.var(a, ddof=1) / n + np.var(b, ddof=1) / n)
-        return 2 * half * np.std(a - b, ddof=1) / np.sqrt(n), 2 * half * apart
+    def normal(half: float) -> Function:
+        def widths(a: Array, b: Array) -> tuple[float, float]:
+            apart = np.hypot(stats.sem(a), stats.sem(b))
+            return float(2 * half * stats.sem(a - b)), float(2 * half * apart)
+
+        return widths
 
     compare(
         student,
@@ -64,7 +66,11 @@ def interval_widths(student: Function) -> None:
                 scaled(lambda n: 0.5)
             ),
             "The quantile is that of the normal distribution. With a handful of seeds the spread "
-            "itself is uncertain, and Student's distribution knows it.": normal,
+            "itself is uncertain, and Student's distribution knows it.": (
+                normal(stats.norm.ppf(0.975))
+            ),
+            "The quantile 1.96 is that of the normal distribution. With a handful of seeds the "
+            "spread itself is uncertain, and Student's distribution knows it.": normal(1.96),
             "These intervals leave out 5 % on each side: 95 % are to be inside.": (
                 lambda a, b: (paired(a, b, confidence=0.9), unpaired(a, b, confidence=0.9))
             ),

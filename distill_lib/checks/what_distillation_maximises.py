@@ -22,7 +22,7 @@ def information_bound(student: Function) -> None:
         (3 * random.normal(size=(n, k)), 2 * random.normal(size=(n, k)), tau)
         for n, k, tau in ((4, 3, 1.0), (7, 5, 2.5), (6, 4, 0.7))
     ]
-    cases.append((random.normal(size=(3, 4)), np.array([[2000.0, 0, -500, 9]] * 3), 1.5))
+    large = (random.normal(size=(3, 4)), np.array([[2000.0, 0, -500, 9]] * 3), 1.5)
 
     def bound(
         v: Array, z: Array, tau: float, *, student_tau: float | None = None, factor: float = 1.0
@@ -90,12 +90,16 @@ def information_bound(student: Function) -> None:
             "Teacher and student have changed places: the teacher comes first.": (
                 lambda v, z, tau: bound(z, v, tau)
             ),
-            "Right, but for a student with a very large logit the bound is minus infinity: the "
-            "softmax became 0 before its logarithm was taken. See the second hint.": naive,
         },
         hint="What is p(t), the teacher's label before the image is seen, and what does the "
         "student pay for it on average once it is?",
     )
+    underflows = (
+        "Right, but for a student with a very large logit the bound is minus infinity: the "
+        "softmax became 0 before its logarithm was taken. See the second hint."
+    )
+    hint = "It was right for small logits, and is not for a very large one. See the second hint."
+    compare(student, bound, [large], {underflows: naive}, hint=hint, not_finite=underflows)
     passed("information_bound: what the loss was worth")
 
 
@@ -103,8 +107,9 @@ def information_lost(student: Function) -> None:
     """Exercise 2: I(X;T|Z) for a grouping of the images."""
     random = np.random.default_rng()
     rows = np.array([[0.9, 0.1], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]])
-    cases: list[tuple[Array, ...]] = [(np.full(4, 0.25), rows, np.array([0, 0, 1, 1]))]
-    for n_x, n_t, n_z in ((6, 3, 3), (9, 4, 2)):
+    with_zeros = (np.full(4, 0.25), rows, np.array([0, 0, 1, 1]))
+    cases = []
+    for n_x, n_t, n_z in ((6, 3, 3), (9, 4, 2), (5, 2, 2)):
         groups = random.permutation(np.arange(n_x) % n_z)
         groups[0] = n_z + 3  # numbers of groups need not be consecutive
         cases.append((random.dirichlet(np.ones(n_x)), random.dirichlet(np.ones(n_t), n_x), groups))
@@ -161,7 +166,10 @@ def information_lost(student: Function) -> None:
             "Each group counts the same here: weigh it with its probability.": by_group,
         },
         hint="How far is each image's soft target from the mean of its group, on average?",
+        not_finite="The groups need not have consecutive numbers: is there one without images?",
     )
+    zeros = "Right, but where the teacher rules a label out: what does p ln p count as at p = 0?"
+    compare(student, _lost, [with_zeros], {}, hint=zeros, not_finite=zeros)
     passed("information_lost: the price of treating images alike")
 
 
@@ -240,10 +248,16 @@ def best_merger(student: Function) -> None:
 def cold_limit(student: Function) -> None:
     """Exercise 4: the limit of τ KL as τ goes to 0."""
     random = np.random.default_rng()
+
+    def apart(logits: Array) -> Array:
+        """Logits whose largest leads by 0.1, so that a small τ comes close to the limit."""
+        logits[np.arange(len(logits)), logits.argmax(axis=1)] += 0.1
+        return logits
+
     cases = [
         (np.array([[1.0, 3.0, 0.0]]), np.array([[2.0, 1.0, 0.0]])),
-        (2 * random.normal(size=(6, 4)), 2 * random.normal(size=(6, 4))),
-        (2 * random.normal(size=(5, 10)) + 3, random.normal(size=(5, 10))),
+        (apart(2 * random.normal(size=(6, 4))), apart(2 * random.normal(size=(6, 4)))),
+        (apart(2 * random.normal(size=(5, 10)) + 3), apart(random.normal(size=(5, 10)))),
     ]
 
     def rows(z: Array, v: Array) -> Any:

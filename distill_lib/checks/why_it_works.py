@@ -173,10 +173,11 @@ def break_even(student: Function) -> None:
         bayes: bool = False,
         sloppy: bool = False,
         power: float = 2.0,
+        ddof: int = 0,
     ) -> Any:
         true, taught = _mean_loss(p, losses), _mean_loss(p_teacher, losses)
-        of_labels = of_images * true.var() + of_noise * _noise(p, losses).mean()
-        of_teacher = true.var() if bayes else taught.var()
+        of_labels = of_images * true.var(ddof=ddof) + of_noise * _noise(p, losses).mean()
+        of_teacher = (true if bayes else taught).var(ddof=ddof)
         if sloppy:
             of_teacher += _noise(p_teacher, losses).mean()
         return (of_labels - of_teacher) / abs(taught.mean() - true.mean()) ** power
@@ -214,6 +215,11 @@ def break_even(student: Function) -> None:
             ),
             "The bias is squared image by image, and then averaged. Errors of opposite sign cancel "
             "in the estimate of the risk: average first.": by_image,
+            "The variances over the images divide by n - 1 here. The n images stand for all: "
+            "divide by n.": lambda *arrays: answer(*arrays, ddof=1),
+            "This is rounded up: return the number at which both are equal, whole or not.": (
+                lambda *arrays: np.ceil(answer(*arrays))
+            ),
             "The variance of the teacher's estimate is left out.": lambda *arrays: (
                 answer(*arrays)
                 + _mean_loss(*arrays[1:]).var() * answer(*arrays) / answer(*arrays, power=0)
@@ -229,8 +235,10 @@ def share_within(student: Function) -> None:
     """Exercise 5: the share of the variance of the logits that lies within the classes."""
     random = np.random.default_rng()
     cases = []
-    for n, k in ((12, 3), (30, 4), (25, 10)):
-        y = random.permutation(np.r_[np.arange(k), random.integers(0, k, size=n - k) // 2])
+    for n, k, missing in ((12, 3, []), (30, 4, []), (25, 10, [1])):
+        found = np.delete(np.arange(k), missing)  # the classes that have images, some of them more
+        more = random.choice(found[: (len(found) + 1) // 2], size=n - len(found))
+        y = random.permutation(np.r_[found, more])
         shift = 5 * random.normal(size=(n, 1))  # a constant in all logits of an image
         cases.append((random.normal(size=(n, k)) * 1.5 + 3 * np.eye(k)[y] + shift, y))
 
@@ -276,6 +284,7 @@ def share_within(student: Function) -> None:
         },
         hint="Squared distances to the mean of the class, summed over all images and logits, over "
         "squared distances to the mean of all.",
+        not_finite="A class without images has no mean.",
     )
     passed("share_within: how tight the classes are")
 
