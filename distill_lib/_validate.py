@@ -26,7 +26,7 @@ def distribution(p: ArrayLike, name: str, axis: int | None, variables: int | Non
     if not np.isfinite(p).all():
         raise ValueError(f"{name} contains NaN or infinity; probabilities lie between 0 and 1.")
     if p.min() < 0:
-        logarithms = np.allclose(np.exp(p).sum(axis=axis), 1.0, atol=SUM_TOLERANCE)
+        logarithms = np.allclose(np.exp(p).sum(axis=axis), 1.0, rtol=0, atol=SUM_TOLERANCE)
         cure = (
             "These are log-probabilities: take their exponential first."
             if logarithms
@@ -90,7 +90,7 @@ def _cure_for_sum(p: Array, name: str, axis: int | None) -> str:
     if axis is not None and abs(p.sum() - 1) <= SUM_TOLERANCE:
         return f"The whole of {name} does: for its joint distribution pass axis=None."
     for other in range(p.ndim):
-        if np.allclose(p.sum(axis=other), 1.0, atol=SUM_TOLERANCE):
+        if np.allclose(p.sum(axis=other), 1.0, rtol=0, atol=SUM_TOLERANCE):
             if axis is None:
                 return f"It does along axis {other}: is it conditional, and not joint?"
             return f"It does along axis={other}."

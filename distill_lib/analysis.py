@@ -31,9 +31,13 @@ def accuracy(logits: Tensor, y: Tensor) -> float:
 
 
 def negative_log_likelihood(logits: Tensor, y: Tensor) -> float:
-    """The mean cross-entropy with the labels, in nats a sample."""
+    """The mean cross-entropy with the labels, in nats a sample.
+
+    It is not looked whether they are logits: `evaluate` takes networks that end in a softmax, too,
+    for their errors.
+    """
     check_labels(logits, y)
-    return float(F.cross_entropy(logits.float(), y))
+    return float(F.cross_entropy(logits.float(), y.long()))
 
 
 def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
@@ -45,6 +49,8 @@ def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
 def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Mean KL(teacher ‖ student) in nats a sample, at temperature 1."""
     _check_same(student_logits, teacher_logits)
+    refuse_probabilities("student_logits", student_logits)
+    refuse_probabilities("teacher_logits", teacher_logits)
     log_p = teacher_logits.cpu().double().log_softmax(dim=-1)  # MPS has no float64
     log_q = student_logits.cpu().double().log_softmax(dim=-1)
     return float(F.kl_div(log_q, log_p, reduction="batchmean", log_target=True))
@@ -56,7 +62,7 @@ def brier_score(logits: Tensor, y: Tensor) -> float:
     From 0 (certain and right) to 2 (certain and wrong). Brier (1950), *Monthly Weather Review* 78.
     """
     p = probabilities(logits, y)
-    return float((p - F.one_hot(y.cpu(), p.shape[1])).square().sum(dim=1).mean())
+    return float((p - F.one_hot(y.cpu().long(), p.shape[1])).square().sum(dim=1).mean())
 
 
 class McNemar(NamedTuple):
@@ -83,6 +89,11 @@ def mcnemar(logits_a: Tensor, logits_b: Tensor, y: Tensor) -> McNemar:
     McNemar
         Its two-sided p-value is 1 if no sample tells the networks apart.
 
+    Raises
+    ------
+    ValueError
+        Shapes that don't fit, no samples, NaN, or labels of no class.
+
     References
     ----------
     McNemar (1947), *Psychometrika* 12, https://doi.org/10.1007/BF02295996
@@ -105,7 +116,7 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         half = (self.high - self.low) / 2
-        digits = 1 - math.floor(math.log10(half)) if 0 < half < 0.1 else 1
+        digits = 1 - math.floor(math.log10(half)) if 1e-9 < half < 0.1 else 4 if half < 0.1 else 1
         return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
@@ -139,6 +150,11 @@ def paired_interval(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> 
 
     Seed i of `a` and seed i of `b` share what is random (initial weights, order), so their
     difference varies less than either.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, fewer than two pairs, or a figure that is not finite.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape:
@@ -163,7 +179,8 @@ def crossed_interval(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) ->
     Raises
     ------
     ValueError
-        Shapes that differ or are too small, or a confidence that is not between 0 and 1.
+        Shapes that differ or are too small, a figure that is not finite, or a confidence that is
+        not between 0 and 1.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape or a.ndim != 2 or min(a.shape) < 2:
@@ -172,6 +189,8 @@ def crossed_interval(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) ->
         )
     _check_confidence(confidence)
     d = a - b
+    if not np.isfinite(d).all():
+        raise ValueError(f"a and b: expected finite numbers, got {d[~np.isfinite(d)]}")
     by_seed, by_sample = d.mean(axis=1), d.mean(axis=0)
     rest = d - by_seed[:, None] - by_sample + d.mean()
     of_rest = (rest**2).sum() / ((d.shape[0] - 1) * (d.shape[1] - 1) * d.size)
@@ -214,11 +233,12 @@ def _check_confidence(confidence: float) -> None:
 def probabilities(logits: Tensor, y: Tensor) -> Tensor:
     """The softmax of logits that fit the labels, in float64 on the CPU (MPS has no float64)."""
     check_labels(logits, y)
+    refuse_probabilities("logits", logits)
     return logits.cpu().double().softmax(dim=1)
 
 
 def check_labels(logits: Tensor, y: Tensor) -> None:
-    """Raise unless there is one integer label for each row of logits."""
+    """Raise unless there is one label of a class, an integer, for each row of logits."""
     if logits.ndim != 2 or y.shape != logits.shape[:1]:
         raise ValueError(
             f"logits and y: expected shapes (N, K) and (N,), "
@@ -227,6 +247,22 @@ def check_labels(logits: Tensor, y: Tensor) -> None:
     if torch.is_floating_point(y):
         raise TypeError(f"y: expected integer labels, got {y.dtype}")
     _check_numbers(logits)
+    low, high, k = int(y.min()), int(y.max()), logits.shape[1]
+    if low < 0 or high >= k:
+        raise ValueError(f"y: expected labels from 0 to {k - 1}, got {low} to {high}")
+
+
+def refuse_probabilities(name: str, logits: Tensor) -> None:
+    """Raise ValueError if every row is nowhere negative and sums to one: it waits for the device.
+
+    The sum is that of a softmax in bfloat16, too, which is off by up to 0.003.
+    """
+    sums_to_one = (logits.sum(dim=-1) - 1).abs() < 1e-2
+    if bool(((logits >= 0).all(dim=-1) & sums_to_one).all()):
+        raise ValueError(
+            f"{name}: expected logits, got probabilities (no value is negative and every row sums "
+            f"to 1): remove the softmax at the end of the network"
+        )
 
 
 def _check_same(a: Tensor, b: Tensor) -> None:
@@ -240,5 +276,7 @@ def _check_same(a: Tensor, b: Tensor) -> None:
 
 
 def _check_numbers(logits: Tensor) -> None:
+    if not len(logits):
+        raise ValueError("logits: expected at least one sample, got none")
     if bool(logits.isnan().any()):  # else argmax would take the first of them for an answer
         raise ValueError("logits: expected numbers, got NaN: did the training diverge?")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 from torch import Tensor
 
-from distill_lib.analysis import check_labels, probabilities
+from distill_lib.analysis import check_labels, probabilities, refuse_probabilities
 
 Array = NDArray[np.float64]
 
@@ -84,13 +84,15 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
     """
     check_labels(logits, y)
     z = logits.cpu().double()
-    of_label = z.gather(1, y.cpu()[:, None])[:, 0]
+    of_label = z.gather(1, y.cpu().long()[:, None])[:, 0]
     if bool((z.max(dim=1).values == of_label).all()):
         raise ValueError(
             "logits: expected a sample that is wrong; with none, no temperature is best"
         )
     if float((z.mean(dim=1) - of_label).mean()) >= 0:
         raise ValueError("logits: expected the labels' logits above the mean: do they belong to y?")
+
+    refuse_probabilities("logits", logits)
 
     def slope(log_beta: float) -> float:  # of the NLL, by the inverse temperature beta; it rises
         p = (z * np.exp(log_beta)).softmax(dim=1)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from distill_lib._validate import whole_number
 from distill_lib.mnist_files import BUNDLED, MNIST_MD5, read_idx, unpacked
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -122,7 +123,7 @@ def cache_dir() -> Path:
 
     ``~/.cache/distill_lib``, or what the environment variable ``DISTILL_LIB_CACHE`` says.
     """
-    path = Path(os.environ.get("DISTILL_LIB_CACHE", "~/.cache/distill_lib")).expanduser()
+    path = Path(os.environ.get("DISTILL_LIB_CACHE") or "~/.cache/distill_lib").expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -202,11 +203,14 @@ def split(data: Images, n_validation: int, *, seed: int = 0) -> tuple[Images, Im
     train, validation : Images
         `len(data) - n_validation` and `n_validation` images. The same `seed` gives the same
         split on every device.
+
+    Raises
+    ------
+    ValueError
+        `n_validation` is not a whole number, or would leave one part empty.
     """
-    if not 0 < n_validation < len(data):
-        raise ValueError(
-            f"n_validation: expected 1 to {len(data) - 1} of {len(data)} images, got {n_validation}"
-        )
+    last = len(data) - 1
+    whole_number(n_validation, "n_validation", f"1 to {last} of {len(data)} images", 1, last)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     order = order.to(data.y.device)
     return data[order[n_validation:]], data[order[:n_validation]]
@@ -222,6 +226,11 @@ def jitter(x: Tensor, generator: torch.Generator, *, max_shift: int = 2) -> Tens
     x : Tensor, shape (B, C, H, W)
     generator : torch.Generator
         On the device of `x`.
+
+    Raises
+    ------
+    ValueError
+        A negative `max_shift`.
     """
     if max_shift < 0:
         raise ValueError(f"max_shift: expected 0 or more pixels, got {max_shift}")

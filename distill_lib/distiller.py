@@ -40,6 +40,12 @@ class Distiller(Learner):
     teacher_features : mapping of str to Tensor, shape (N, …), optional
         With `teacher_logits`, and in the same order: the teacher's layers that the losses read.
 
+    Raises
+    ------
+    ValueError
+        A student that has parameters of the teacher, no losses, a negative `warmup_epochs`, a layer
+        that a network does not have, or tables of the teacher that lack one.
+
     Examples
     --------
     >>> from distill_lib.models import MLP
@@ -61,6 +67,11 @@ class Distiller(Learner):
         super().__init__()
         if teacher is student:
             raise ValueError("student: expected a network other than the teacher, got the same one")
+        if set(map(id, student.parameters())) & set(map(id, teacher.parameters())):
+            raise ValueError(
+                "student: expected parameters of its own, got some of the teacher's, which are "
+                "frozen: copy the part that they share with copy.deepcopy"
+            )
         if not losses:
             raise ValueError("losses: expected at least one named loss, got none")
         if warmup_epochs < 0:
@@ -88,7 +99,7 @@ class Distiller(Learner):
         self.cached: Tensor | None
         self.register_buffer("cached", teacher_logits, persistent=False)
         for name in self._teacher_layers if features else ():
-            self.register_buffer(_buffer(name), features[name], persistent=False)
+            self.register_buffer(_buffer(name), features[name].detach(), persistent=False)
 
     def extra_repr(self) -> str:
         """What a checkpoint should know, too: it is refused by a run of another description."""
@@ -112,13 +123,14 @@ class Distiller(Learner):
         with read_layers(self.student, self._student_layers) as student_features:
             student_logits = full_precision(self.student(batch.x))
         self.check_once(batch.y, student=student_logits)
+        self._check_tables(batch)
         if batch.epoch < self.warmup_epochs:
             return {"warmup": F.cross_entropy(student_logits, batch.y)}
         with read_layers(self.teacher, self._teacher_layers) as teacher_features:
             teacher_logits = full_precision(self._teacher_logits(batch))
         if self.cached is not None:
             teacher_features |= {
-                n: self._looked_up(_buffer(n), batch) for n in self._teacher_layers
+                name: getattr(self, _buffer(name))[batch.index] for name in self._teacher_layers
             }
         self.check_once(batch.y, teacher=teacher_logits)
         step = Step(batch, student_logits, teacher_logits, student_features, teacher_features)
@@ -126,24 +138,26 @@ class Distiller(Learner):
 
     @torch.no_grad()
     def _teacher_logits(self, batch: Batch) -> Tensor:
+        return self.teacher(batch.x) if self.cached is None else self.cached[batch.index]
+
+    def _check_tables(self, batch: Batch) -> None:
+        """Raise ValueError if the teacher's answers, looked up, are not those to `batch`."""
         if self.cached is None:
-            return self.teacher(batch.x)
+            return
         if batch.augmented:
             raise ValueError(
                 "teacher_logits: they were computed on other images than the augmented ones: leave "
                 "them out, so that the teacher sees what the student sees, or train without augment"
             )
-        return self._looked_up("cached", batch)
-
-    def _looked_up(self, buffer: str, batch: Batch) -> Tensor:
-        table: Tensor = getattr(self, buffer)
-        if len(table) != batch.n_samples:
-            name = "teacher_logits" if buffer == "cached" else f"teacher_features, {buffer}"
-            raise ValueError(
-                f"{name}: expected one row for each of the {batch.n_samples} training images, got "
-                f"{len(table)} rows"
-            )
-        return table[batch.index]
+        tables = {
+            f"teacher_features[{n!r}]": getattr(self, _buffer(n)) for n in self._teacher_layers
+        }
+        for name, table in ({"teacher_logits": self.cached} | tables).items():
+            if len(table) != batch.n_samples:
+                raise ValueError(
+                    f"{name}: expected one row for each of the {batch.n_samples} training images, "
+                    f"got {len(table)} rows"
+                )
 
 
 def _buffer(layer: str) -> str:

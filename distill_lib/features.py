@@ -73,6 +73,16 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher : Tensor, shape (B, …)
         Of one shape: where the widths differ, a regressor comes first.
 
+    Returns
+    -------
+    Tensor, scalar
+        Summed over the features, averaged over the B samples, halved.
+
+    Raises
+    ------
+    ValueError
+        Features of two shapes, or without an axis for them.
+
     References
     ----------
     Romero et al. (2015), FitNets, https://arxiv.org/abs/1412.6550
@@ -112,7 +122,13 @@ def attention_map(features: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (B, H·W)
-        The same for all numbers of channels, for −A, and for c·A. Zeros where A is zero.
+        The same for all numbers of channels, for −A, and for c·A, as long as the squares are
+        neither below 1e-12 nor infinite. Zeros where A is zero.
+
+    Raises
+    ------
+    ValueError
+        Features that are no maps.
     """
     if features.ndim != 4:
         raise ValueError(
@@ -130,6 +146,16 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
     ----------
     student, teacher : Tensor, shape (B, C, H, W)
         H and W agree; C need not.
+
+    Returns
+    -------
+    Tensor, scalar
+        A mean over the B samples.
+
+    Raises
+    ------
+    ValueError
+        Features that are no maps, or maps of two sizes.
 
     References
     ----------
@@ -167,6 +193,11 @@ def variational_information_loss(mean: Tensor, variance: Tensor, teacher: Tensor
     -------
     Tensor, scalar
         Nats a sample, added up over channels and places.
+
+    Raises
+    ------
+    ValueError
+        Features of two shapes, or a variance that is not one a channel.
 
     References
     ----------
@@ -236,6 +267,11 @@ def contrastive_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     Tensor, scalar
         Nats. ln B for a guess.
 
+    Raises
+    ------
+    ValueError
+        Features of two shapes, or a `tau` that is not above 0.
+
     References
     ----------
     Tian et al. (2020), https://arxiv.org/abs/1910.10699: there with a memory of negatives from
@@ -273,6 +309,7 @@ class Contrastive(FeatureLoss):
         weight: float = 1.0,
     ) -> None:
         super().__init__(student_layer, teacher_layer, weight=weight)
+        check_tau(tau)
         self.student_embedding, self.teacher_embedding = student_embedding, teacher_embedding
         self.tau = tau
 
@@ -283,6 +320,8 @@ class Contrastive(FeatureLoss):
 
 
 def _check_same_shape(student: Tensor, teacher: Tensor, cure: str) -> None:
+    if student.ndim < 2:
+        raise ValueError(f"expected features of shape (B, …), got {tuple(student.shape)}")
     if student.shape != teacher.shape:
         raise ValueError(
             f"expected one shape, got {tuple(student.shape)} for the student and "

@@ -36,7 +36,8 @@ def read_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Te
         There is no layer of this name (at once), or the forward pass never called it (when its
         output is looked up).
     TypeError
-        In the forward pass: the layer returns something other than a tensor.
+        `names` is a string; or, in the forward pass, the layer returns something other than a
+        tensor.
 
     Examples
     --------
@@ -47,7 +48,9 @@ def read_layers(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Te
     >>> features["conv2"].shape
     torch.Size([5, 32, 8, 8])
     """
-    modules = {name: module for name, module in model.named_modules() if name}
+    if isinstance(names, str):
+        raise TypeError(f"names: expected a sequence of names, got a string: write [{names!r}]")
+    modules = {name: m for name, m in model.named_modules(remove_duplicate=False) if name}
     for name in names:
         if name not in modules:
             near = _near_names(name, list(modules)) or list(modules)
@@ -85,7 +88,7 @@ class _Features(dict[str, Tensor]):
 
     def __missing__(self, name: str) -> Tensor:
         if name not in self._names:
-            raise KeyError(name)
+            raise KeyError(f"layer {name!r}: a loss lists it in student_layers or teacher_layers")
         parts = [path for path, _ in self._model.named_modules() if path.startswith(f"{name}.")]
         other = f"one of its parts {parts[:5]}" if parts else "one that the forward pass calls"
         raise ValueError(

@@ -23,7 +23,15 @@ class Many(nn.Module):
     Parameters
     ----------
     networks : sequence of n nn.Module
-        Of the same class and sizes; their weights are copied. Without buffers (batch norm).
+        Of the same class and sizes; their weights are copied. Without buffers (batch norm), and
+        without what draws its own random numbers (`distill_lib.models.PooledDropout`). All but the
+        weights is taken from the first: what another keeps in attributes of its own is not looked
+        at.
+
+    Raises
+    ------
+    ValueError
+        No network, networks that are printed differently, or one with buffers.
 
     Notes
     -----
@@ -46,8 +54,13 @@ class Many(nn.Module):
         )
         self._one = (copy.deepcopy(networks[0]),)  # in a tuple, so that its weights are not ours
 
+    @property
+    def one_of_many(self) -> nn.Module:
+        """The network that stands for all; its weights are nobody's."""
+        return self._one[0]
+
     def forward(self, x: Tensor) -> Tensor:
-        one = self._one[0].train(self.training)
+        one = self.one_of_many.train(self.training)
 
         def logits(weights: dict[str, Tensor]) -> Tensor:
             return functional_call(one, weights, (x,))
@@ -59,9 +72,9 @@ class Many(nn.Module):
         """The n networks, with weights of their own, in evaluation mode."""
         found = []
         for i in range(len(self.weights[0])):
-            network = copy.deepcopy(self._one[0]).to(self.weights[0].device)
+            network = copy.deepcopy(self.one_of_many).to(self.weights[0].device)
             own = {name: p[i] for name, p in zip(self._names, self.weights, strict=True)}
-            network.load_state_dict(own)
+            network.load_state_dict(own, strict=False)  # weights that two layers share are in once
             found.append(network.eval())
         return found
 
@@ -83,6 +96,11 @@ class ManyDistillers(Distiller):
         ``HardLabels()`` alone learns without the teacher.
     teacher_logits : Tensor, shape (N, K), optional
         As a `Distiller` takes them.
+
+    Raises
+    ------
+    ValueError
+        Students that `Many` refuses, not a mapping for each, or a loss that reads layers.
 
     Examples
     --------
@@ -120,6 +138,7 @@ class ManyDistillers(Distiller):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of every student, named like ``soft 3``: of student 3."""
+        self._check_tables(batch)
         student_logits = full_precision(self.student(batch.x))
         teacher_logits = full_precision(self._teacher_logits(batch))
         named = {f"students[{i}]": logits for i, logits in enumerate(student_logits)}

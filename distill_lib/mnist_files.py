@@ -31,6 +31,8 @@ def unpacked(raw: Path, name: str) -> bytes:
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except FileNotFoundError as error:
+        if not raw.is_relative_to(BUNDLED):
+            cure = "leave root out for the files of distill_lib, or put torchvision's there"
         raise FileNotFoundError(f"MNIST file {path} is missing: {cure}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"MNIST file {path} is corrupt or cut short ({error}): {cure}") from error

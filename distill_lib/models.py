@@ -23,6 +23,11 @@ class MLP(nn.Module):
     dropout : float
         The probability that a hidden unit is *dropped* in training (not that it is kept).
 
+    Raises
+    ------
+    ValueError
+        Fewer than two sizes.
+
     Notes
     -----
     ``forward``: images, shape (B, C, H, W) with C·H·W = ``sizes[0]`` → logits, shape (B, K).
@@ -99,6 +104,11 @@ class CNN(nn.Module):
         The probability that an input of either fully connected layer is dropped in training.
     in_channels, image_size, n_classes : int
         1, 28 and 10 for MNIST; 3, 32 and 10 for CIFAR-10.
+
+    Raises
+    ------
+    ValueError
+        Images smaller than 16 by 16.
 
     Notes
     -----

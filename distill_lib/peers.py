@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from distill_lib.analysis import refuse_probabilities
 from distill_lib.data import Batch
 from distill_lib.layers import refuse_layers
 from distill_lib.objectives import Step, compute_part, full_precision
@@ -25,6 +26,11 @@ class Ensemble(nn.Module):
     members : sequence of nn.Module
         Each maps images to logits, shape (B, K).
 
+    Raises
+    ------
+    ValueError
+        No members; in the first forward pass, a member that returns probabilities.
+
     References
     ----------
     Lakshminarayanan et al. (2017), https://arxiv.org/abs/1612.01474
@@ -35,9 +41,14 @@ class Ensemble(nn.Module):
         if not members:
             raise ValueError("members: expected at least one network, got none")
         self.members = nn.ModuleList(members)
+        self._checked = False
 
     def forward(self, x: Tensor) -> Tensor:
-        log_p = torch.stack([full_precision(member(x)).log_softmax(-1) for member in self.members])
+        logits = [full_precision(member(x)) for member in self.members]
+        for i, z in enumerate(logits if not self._checked else ()):  # once: it waits for the device
+            refuse_probabilities(f"members[{i}]", z)
+        self._checked = True
+        log_p = torch.stack([z.log_softmax(-1) for z in logits])
         return log_p.logsumexp(dim=0) - math.log(len(self.members))
 
 

@@ -27,6 +27,16 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher : Tensor, shape (B, …)
         Their widths need not agree. A rotation of the features, or a factor, changes nothing.
 
+    Returns
+    -------
+    Tensor, scalar
+        A sum over the B² pairs, divided by B².
+
+    Raises
+    ------
+    ValueError
+        Not the same samples, or fewer than two.
+
     References
     ----------
     Tung & Mori (2019), https://arxiv.org/abs/1907.09682
@@ -49,6 +59,11 @@ def relational_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     -------
     Tensor, scalar
         A mean over the B(B − 1) ordered pairs.
+
+    Raises
+    ------
+    ValueError
+        Not the same samples, or fewer than two.
 
     References
     ----------
@@ -73,6 +88,11 @@ def relational_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     -------
     Tensor, scalar
         A mean over the B(B − 1)(B − 2) ordered triples of different samples.
+
+    Raises
+    ------
+    ValueError
+        Not the same samples, or fewer than three.
 
     References
     ----------
@@ -101,6 +121,11 @@ def probabilistic_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
     -------
     Tensor, scalar
         Nats, a mean over the B samples.
+
+    Raises
+    ------
+    ValueError
+        Not the same samples, or fewer than two.
 
     References
     ----------
@@ -164,6 +189,11 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
     -------
     Tensor, shape (B, C, C')
 
+    Raises
+    ------
+    ValueError
+        Features that are no maps.
+
     References
     ----------
     Yim et al. (2017), *A gift from knowledge distillation*, CVPR
@@ -181,7 +211,7 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
 
 @in_full_precision
 def flow_loss(student_flow: Tensor, teacher_flow: Tensor) -> Tensor:
-    """Squared distance of two flow matrices of shape (B, C, C'), a mean over the batch."""
+    """Squared distance of two flow matrices of shape (B, C, C'), a scalar: the batch's mean."""
     if student_flow.shape != teacher_flow.shape:
         raise ValueError(
             f"expected flow matrices of one shape, got {tuple(student_flow.shape)} for the student "
@@ -198,6 +228,11 @@ class Flow(Loss):
     ----------
     student_layers, teacher_layers : (str, str)
         Each from, to. The channels at both ends agree; what lies between need not.
+
+    Raises
+    ------
+    ValueError
+        Not two names.
     """
 
     def __init__(
@@ -208,6 +243,9 @@ class Flow(Loss):
         weight: float = 1.0,
     ) -> None:
         super().__init__(weight)
+        for name, pair in (("student_layers", student_layers), ("teacher_layers", teacher_layers)):
+            if isinstance(pair, str) or len(pair) != 2:
+                raise ValueError(f"{name}: expected a pair of layers, from and to, got {pair!r}")
         self.student_layers, self.teacher_layers = student_layers, teacher_layers
 
     def forward(self, step: Step) -> Tensor:
@@ -241,6 +279,7 @@ def _similarities(features: Tensor) -> Tensor:
 def _relative_distances(features: Tensor) -> Tensor:
     """Distances between different samples over their mean, shape (B, B - 1)."""
     rows = features.flatten(1)
+    rows = rows - rows.mean(dim=0)  # torch's distances lose digits to a common offset
     distances = _off_diagonal(torch.cdist(rows, rows))
     return distances / distances.mean().clamp(min=1e-12)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from distill_lib import analysis
-from distill_lib.checkpoints import History, resume, save_checkpoint
+from distill_lib._validate import whole_number
+from distill_lib.checkpoints import History, describe, fingerprints, plain, resume, save_checkpoint
 from distill_lib.data import Augment, Batch, Images
 from distill_lib.objectives import check_logits, full_precision
 
@@ -111,7 +113,11 @@ def fit(
     The learner moves to the device of `train`. Order, augmentation and dropout of epoch e follow
     from `seed` and e alone, so a run that was cut off continues exactly as if it had not been;
     the caller's random state, of the CPU and of a CUDA device that trains, is left as it was. The
-    device is waited for once an epoch. The learner is left in training mode.
+    device is not waited for from step to step, but once an epoch, and in the first step.
+
+    Each epoch puts every module of the learner into training mode, and so it is left. To fine-tune
+    with a batch norm at rest, give the network a ``train`` that puts that module back: after
+    ``super().train(mode)``, ``self.norm.eval()``, and return ``self``.
 
     Parameters
     ----------
@@ -127,7 +133,7 @@ def fit(
     augment : callable, optional
         From uint8 images and a generator to uint8 images, such as `distill_lib.data.jitter`.
     validation : Images, optional
-        `learner.student` is evaluated on it after each epoch; it has to be one network.
+        `learner.student` is evaluated on it after each epoch; it has to be one network, not many.
     precision : torch.dtype
         ``torch.bfloat16`` runs the networks' matrix products in half precision (autocast), which
         many CPUs and GPUs do several times faster. Weights, losses and updates stay float32.
@@ -135,6 +141,8 @@ def fit(
     checkpoint : path, optional
         Saved after each epoch, and kept whole whatever stops the run: an error, Ctrl-C, a kill.
         If the file is there, training continues from it; if it is complete, `fit` returns at once.
+        It is refused by a run of other arguments, images, networks or losses; but what a function
+        (`augment`, or one that a loss keeps) does inside, it can't know.
     progress : bool
         Show a progress bar.
 
@@ -149,8 +157,11 @@ def fit(
     FloatingPointError
         The loss is no longer finite: in which step, at which learning rate; or the weights are not,
         after an epoch. The checkpoint of the last good epoch is kept.
+    OSError
+        `checkpoint` can't be read or written.
     TypeError
-        `learner` is a network; `augment` returns other than uint8 images.
+        `learner` is a network; `optimizer` is not a callable but an optimizer; `augment` returns
+        other than uint8 images.
     torch.OutOfMemoryError
         A batch does not fit; the message names a smaller one to try.
     ValueError
@@ -161,7 +172,10 @@ def fit(
             f"learner: expected Supervised(network), a Distiller or another Learner, "
             f"got {type(learner).__name__}"
         )
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError("optimizer: expected what makes one, like partial(torch.optim.SGD, lr=0.1)")
     _check_positive(epochs=epochs, batch_size=batch_size)
+    epochs, batch_size, seed = int(epochs), int(batch_size), int(seed)  # NumPy's become Python's
     for name, images in (("train", train), ("validation", validation)):
         if images is not None and len(images) == 0:
             raise ValueError(f"{name}: expected at least one image, got none")
@@ -170,14 +184,17 @@ def fit(
             f"precision: expected torch.float32 or torch.bfloat16 (float16 would need its losses "
             f"scaled), got {precision}"
         )
+    one_of_many = getattr(getattr(learner, "student", None), "one_of_many", None)
+    if validation is not None and one_of_many is not None:
+        raise ValueError("validation: expected none with many students: evaluate them afterwards")
     half = precision is torch.bfloat16
     device = train.x.device
-    learner.to(device)
+    learner.to(device).train()
     parameters = [p for p in learner.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("learner: expected parameters that require a gradient, got none")
     opt = optimizer(parameters)
-    base_lrs = [group["lr"] for group in opt.param_groups]
+    base_lrs = [plain(group["lr"]) for group in opt.param_groups]
     steps_an_epoch = math.ceil(len(train) / batch_size)
 
     def factor(epoch: int, step: int) -> float:
@@ -185,7 +202,8 @@ def fit(
 
     history: History = []
     run = {
-        "learner": repr(learner),
+        "learner": describe(learner),
+        "one of many": describe(one_of_many),
         "optimizer": f"{type(opt).__name__}, lr {base_lrs}",
         "epochs": epochs,
         "batch_size": batch_size,
@@ -197,9 +215,13 @@ def fit(
         "seed": seed,
     }
     if checkpoint is not None:
-        run["data"] = _fingerprint(train)
-        if Path(checkpoint).exists():
-            history = resume(Path(checkpoint), run, learner, opt)
+        run |= fingerprints(learner, train, validation)
+        checkpoint = Path(checkpoint)
+        if checkpoint.exists():
+            history = resume(checkpoint, run, learner, opt)
+        if len(history) < epochs:  # an error now, not after the first epoch
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=checkpoint.parent).close()
 
     bar = tqdm(
         total=epochs * steps_an_epoch,
@@ -233,7 +255,13 @@ def fit(
                 try:
                     with torch.autocast(device.type, precision, enabled=half):
                         named = learner(batch)
-                    names, parts = list(named), torch.stack(list(named.values()))
+                    parts = torch.stack(list(named.values()))
+                    if parts.ndim != 1 or (step and list(named) != names):
+                        raise ValueError(
+                            f"learner: expected the same scalars at each step of an epoch, got "
+                            f"{list(named)} of shape {tuple(parts.shape[1:])} after {names}"
+                        )
+                    names = list(named)
                     if names != ["loss"] and (taken := _NOT_PARTS & named.keys()):
                         raise ValueError(
                             f"losses: {taken} is what fit reports itself: rename the loss"
@@ -279,18 +307,12 @@ def fit(
             history.append(entry)
             bar.set_postfix({k: f"{v:.4g}" for k, v in entry.items() if k != "seconds"})
             if checkpoint is not None:
-                save_checkpoint(Path(checkpoint), run, learner, opt, history)
+                save_checkpoint(checkpoint, run, learner, opt, history)
     opt.zero_grad()  # the memory of the last gradients
     return history
 
 
 _NOT_PARTS = {"loss", "seconds", "validation_accuracy", "validation_nll"}
-
-
-def _fingerprint(data: Images) -> list[int]:
-    """Two sums that tell one set of images and labels, in its order, from another."""
-    place = torch.arange(1, len(data) + 1, device=data.y.device)
-    return [int((values * place).sum()) for values in (data.x.flatten(1).sum(dim=1), data.y)]
 
 
 @contextmanager
@@ -309,12 +331,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def predict(model: nn.Module, data: Images, *, batch_size: int = 2000) -> Tensor:
     """The model's logits on a whole set, in its order, in evaluation mode.
 
-    Every module is left in the mode it was found in.
+    The model moves to the device of `data`, and stays there; every module is left in the mode it
+    was found in.
 
     Returns
     -------
     Tensor, shape (N, K)
         On the device of `data`.
+
+    Raises
+    ------
+    ValueError
+        `batch_size` is not a whole number, 1 or more.
     """
     _check_positive(batch_size=batch_size)
     with evaluating(model.to(data.x.device)):
@@ -324,11 +352,19 @@ def predict(model: nn.Module, data: Images, *, batch_size: int = 2000) -> Tensor
 def evaluate(model: nn.Module, data: Images, *, teacher: nn.Module | None = None) -> dict[str, Any]:
     """How good the model is on a set and, given a teacher, how faithful.
 
+    Both networks move to the device of `data`, and stay there.
+
     Returns
     -------
     dict
         ``errors`` (a count), ``accuracy`` (a fraction), ``nll`` (nats a sample); with `teacher`
         also ``agreement`` (the fraction of equal top answers) and ``kl_to_teacher`` (nats).
+
+    Raises
+    ------
+    ValueError
+        An empty set; a network that returns NaN, or too few logits for the labels; with `teacher`,
+        one that returns probabilities.
     """
     logits = predict(model, data)
     scores: dict[str, Any] = {
@@ -351,5 +387,4 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _check_positive(**arguments: int) -> None:
     for name, value in arguments.items():
-        if value < 1:
-            raise ValueError(f"{name}: expected 1 or more, got {value}")
+        whole_number(value, name, "1 or more" if value < 1 else "a whole number", 1)

@@ -96,13 +96,30 @@ def test_paired_interval_uses_the_pairs():
     assert str(got) == f"{got.mean:.1f} [{got.low:.1f}, {got.high:.1f}]"
 
 
+def test_labels_of_any_integer_type_give_the_same_figures(logits, labels):
+    for measure in (negative_log_likelihood, brier_score, expected_calibration_error):
+        assert measure(logits, labels.int()) == measure(logits, labels)
+
+
+PROBABILITIES = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+ZERO = torch.zeros(3).long()
+
+
+def test_answers_can_be_counted_in_probabilities_too():
+    assert error_count(PROBABILITIES, ZERO) == 1
+    assert agreement(PROBABILITIES, PROBABILITIES.log()) == 1
+
+
 LOST = torch.tensor([[1.0, 0.0], [0.0, torch.nan], [2.0, 1.0]])  # of a network that diverged
 
 
 def test_an_interval_of_small_numbers_is_printed_with_digits_that_say_something():
     assert str(Interval(12.34, 10.0, 14.68)) == "12.3 [10.0, 14.7]"
     assert str(Interval(0.004, -0.001, 0.009)) == "0.0040 [-0.0010, 0.0090]"
-    assert str(Interval(0.25, 0.25, 0.25)) == "0.2 [0.2, 0.2]"
+    assert str(mean_interval([0.985] * 3)) == "0.9850 [0.9850, 0.9850]", "runs that agree"
+    assert str(Interval(0.25, 0.25 - 1e-16, 0.25 + 1e-16)) == "0.2500 [0.2500, 0.2500]"
+    assert str(Interval(2e-6, 1e-6, 3e-6)) == "0.0000020 [0.0000010, 0.0000030]"
+    assert str(Interval(0.5, 0.2, 0.8)) == "0.5 [0.2, 0.8]"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +150,22 @@ def test_an_interval_of_small_numbers_is_printed_with_digits_that_say_something(
         (lambda: agreement(torch.zeros(3, 2), torch.zeros(3, 4)), ValueError, r"\(3, 4\)"),
         (lambda: accuracy(LOST, torch.zeros(3).long()), ValueError, r"logits: .* got NaN"),
         (lambda: agreement(torch.zeros(3, 2), LOST), ValueError, r"logits: .* got NaN"),
+        (lambda: accuracy(torch.zeros(3, 2), ZERO - 100), ValueError, r"y: .*0 to 1, got -100 to"),
+        (lambda: accuracy(torch.zeros(3, 2), ZERO + 2), ValueError, r"y: .*0 to 1, got 2 to 2"),
+        (lambda: accuracy(torch.zeros(0, 2), ZERO[:0]), ValueError, r"at least one sample"),
+        (lambda: agreement(torch.zeros(0, 2), torch.zeros(0, 2)), ValueError, r"at least one sa"),
+        (lambda: brier_score(PROBABILITIES, ZERO), ValueError, r"logits: .* got probabilities"),
+        (
+            lambda: kl_to_teacher(torch.zeros(3, 2), PROBABILITIES),
+            ValueError,
+            r"teacher_logits: .*got p",
+        ),
+        (lambda: kl_to_teacher(PROBABILITIES, 2 * PROBABILITIES), ValueError, r"student_logits: "),
+        (
+            lambda: crossed_interval([[1, 2], [np.nan, 2]], np.zeros((2, 2))),
+            ValueError,
+            r"a and b: expected finite numbers",
+        ),
         (
             lambda: expected_calibration_error(LOST, torch.zeros(3).long()),
             ValueError,

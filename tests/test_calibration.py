@@ -122,6 +122,14 @@ def test_scaling_changes_no_answer_and_never_hurts_on_what_it_was_fitted_on():
         (lambda: reliability(torch.zeros(3, 2), torch.zeros(3).long(), n_bins=0), "n_bins: .*0"),
         (lambda: reliability(torch.zeros(3, 2), torch.zeros(2).long()), r"\(3, 2\) and \(2,\)"),
         (lambda: fit_temperature(torch.eye(3), torch.arange(3)), "a sample that is wrong"),
+        (
+            lambda: fit_temperature(random(0)[0].softmax(dim=1), random(0)[0].argmax(dim=1) // 2),
+            "logits: expected logits, got probabilities",
+        ),
+        (
+            lambda: expected_calibration_error(random(0)[0].softmax(dim=1), random(0)[1]),
+            "logits: expected logits, got probabilities",
+        ),
         (lambda: fit_temperature(-torch.eye(3), torch.arange(3)), "do they belong to y"),
         (lambda: fit_temperature(torch.zeros(3, 2), torch.zeros(2).long()), "logits and y"),
     ],

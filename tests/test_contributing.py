@@ -14,7 +14,7 @@ from distill_lib import features, objectives, relations
 from distill_lib.data import Images
 from distill_lib.distiller import Distiller
 from distill_lib.models import MLP
-from distill_lib.objectives import HardLabels, Loss, Step, in_full_precision
+from distill_lib.objectives import HardLabels, Loss, Step, check_tau, in_full_precision
 from distill_lib.training import fit
 
 
@@ -31,8 +31,9 @@ def test_the_example_plays_through():
     teacher, student = MLP(36, 20, 3), MLP(36, 5, 3)
     names = {
         "Distiller": Distiller, "F": F, "HardLabels": HardLabels, "Loss": Loss, "Step": Step,
-        "Tensor": Tensor, "fit": fit, "in_full_precision": in_full_precision, "student": student,
-        "teacher": teacher, "train": train,
+        "Tensor": Tensor, "check_tau": check_tau, "fit": fit,
+        "in_full_precision": in_full_precision, "student": student, "teacher": teacher,
+        "train": train,
     }  # fmt: skip
     exec(example("loss"), names)
     exec(example("loss in use"), names)
@@ -42,6 +43,11 @@ def test_the_example_plays_through():
     by_hand = 1 - np.mean([np.corrcoef(p[b], q[b])[0, 1] for b in range(4)])
     assert float(loss(z, v, 2.0)) == pytest.approx(by_hand, abs=1e-5)
     assert float(loss(v, v, 2.0)) == pytest.approx(0, abs=1e-6)
+    for bad in (lambda: loss(z, v, 0), lambda: names["Correlation"](tau=0)):
+        with pytest.raises(ValueError, match="tau: expected a temperature above 0, got 0"):
+            bad()
+    with pytest.raises(ValueError, match=r"logits: expected one shape .* \(4, 3\) and \(1, 3\)"):
+        loss(z, v[:1], 2.0)  # else each sample would be compared with the first
     learner = Distiller(teacher, student, {"correlation": names["Correlation"](tau=4.0)})
     history = fit(learner, train, epochs=10, progress=False)
     assert history[-1]["correlation"] < history[0]["correlation"]

@@ -13,6 +13,7 @@ from distill_lib.features import Hint
 from distill_lib.layers import read_layers
 from distill_lib.models import MLP
 from distill_lib.objectives import HardLabels, SoftTargets
+from distill_lib.peers import Ensemble
 from distill_lib.training import fit, predict
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -247,6 +248,56 @@ def test_cached_logits_of_another_set_or_of_other_images_are_refused():
         fit(cached, data, epochs=1, augment=jitter, progress=False)
 
 
+def test_a_table_that_does_not_fit_is_refused_before_a_warm_up():
+    data = images()
+    for logits, settings in ((torch.randn(63, 3), {}), (torch.randn(64, 3), {"augment": jitter})):
+        learner = Distiller(*networks(), soft(), teacher_logits=logits, warmup_epochs=1)
+        with pytest.raises(ValueError, match=r"teacher_logits: "):
+            fit(learner, data, epochs=1, progress=False, **settings)
+
+
+def test_remembered_layers_that_carry_a_gradient_pass_none_on():
+    """From a forward pass without `torch.no_grad()`."""
+    data, (teacher, student) = images(), networks()
+    with read_layers(teacher, ["layers.fc1"]) as features:
+        logits = teacher(data.floats(data.x))
+    spy = Spy()
+    memory = {"teacher_logits": logits, "teacher_features": features}
+    Distiller(teacher, student, {"spy": spy}, **memory)(batch_of(data))
+    assert features["layers.fc1"].requires_grad and logits.requires_grad
+    assert not spy.step.teacher_features["layers.fc1"].requires_grad
+    assert not spy.step.teacher_logits.requires_grad
+
+
+def test_a_loss_that_reads_a_layer_it_does_not_list_is_told_to():
+    class Reads(nn.Module):
+        def forward(self, step):
+            return step.student_features["layers.fc1"].mean()
+
+    with pytest.raises(KeyError, match=r"layer 'layers.fc1': a loss lists it in student_layers"):
+        Distiller(*networks(), {"reads": Reads()})(batch_of(images()))
+
+
+@pytest.mark.parametrize("said", [0.5, None])
+def test_a_loss_that_returns_no_tensor_is_named(said):
+    class Wordless(nn.Module):
+        def forward(self, step):
+            return said
+
+    message = rf"losses\['mine'\], Wordless: expected a tensor, got {type(said).__name__}"
+    with pytest.raises(ValueError, match=message):
+        Distiller(*networks(), {"mine": Wordless()})(batch_of(images()))
+
+
+def test_a_student_that_shares_layers_with_the_teacher_is_refused():
+    body = nn.Sequential(nn.Flatten(), nn.Linear(36, 8))
+    teacher, student = (nn.Sequential(body, nn.Linear(8, 3)) for _ in range(2))
+    for part in (teacher, Ensemble([teacher, student])):
+        with pytest.raises(ValueError, match=r"student: expected parameters of its own.*deepcopy"):
+            Distiller(part, student, soft())
+    assert all(p.requires_grad for p in student.parameters()), "it is not frozen either"
+
+
 def look(network, data, *layers):
     with torch.no_grad(), read_layers(network, layers) as features:
         network(data.floats(data.x))
@@ -284,7 +335,7 @@ def test_a_memory_with_holes_is_refused():
         Distiller(teacher, student, loss, teacher_features=features)
     short = {"layers.fc1": features["layers.fc1"][1:]}
     distiller = Distiller(teacher, student, loss, teacher_logits=logits, teacher_features=short)
-    with pytest.raises(ValueError, match=r"teacher_features, layer layers/fc1: expected one row"):
+    with pytest.raises(ValueError, match=r"teacher_features\['layers.fc1'\]: expected one row"):
         fit(distiller, data, epochs=1, progress=False)
 
 

@@ -148,6 +148,20 @@ def test_a_layer_without_an_output_of_its_own_is_named(layer, error, message, wh
     assert not any(module._forward_hooks for module in learner.modules())
 
 
+def test_one_name_is_no_list_of_names():
+    with pytest.raises(TypeError, match=r"names: .* got a string: write \['conv2'\]"):
+        with read_layers(networks()[0], "conv2"):
+            pass
+
+
+def test_a_layer_is_found_under_each_of_its_names():
+    odd = Odd()
+    odd.second_name = odd.head
+    with read_layers(odd, ["head", "second_name"]) as features:
+        logits = odd(torch.zeros(2, 1, 28, 28))
+    assert features["head"] is features["second_name"] is logits
+
+
 def test_the_parts_of_a_list_can_be_read():
     odd = Odd()
     with read_layers(odd, ["blocks.1"]) as features:
@@ -359,5 +373,9 @@ def test_cached_logits_hold_no_features():
 def test_bad_numbers_are_refused():
     with pytest.raises(ValueError, match="tau: expected a temperature above 0, got 0"):
         contrastive_loss(randn(3, 2), randn(3, 2), 0)
+    with pytest.raises(ValueError, match="tau: expected a temperature above 0, got -1"):
+        Contrastive("fc1", "fc1", nn.Identity(), nn.Identity(), tau=-1)
+    with pytest.raises(ValueError, match=r"expected features of shape \(B, …\), got \(4,\)"):
+        hint_loss(randn(4), randn(4))
     with pytest.raises(ValueError, match="expected maps of shape"):
         attention_map(randn(3, 2))

@@ -414,6 +414,7 @@ LOGITS = [2.0, -1.0, 0.5]
         (lambda: entropy([0.333, 0.333, 0.333]), r"p sums to 0\.999 along axis=-1, not to 1"),
         (lambda: entropy([[0.5, 0.5], [0.5, 0.3]]), r"p sums to 0\.8 along axis=-1"),
         (lambda: entropy([0.5, 0.5 + 2e-5]), r"p sums to 1\.00002"),
+        (lambda: entropy([0.5, 0.499985]), r"p sums to 0\.999985 along axis=-1, not to 1\. If "),
         (lambda: entropy([0.5, 0.5], axis=1), r"axis=1 does not name axes of p, .* \(2,\)"),
         (lambda: entropy(COVER_THOMAS), r"The whole of p does: .* axis=None"),
         (

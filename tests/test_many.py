@@ -105,6 +105,42 @@ def test_what_does_not_fit_is_refused():
         ManyDistillers(mlp(0), [mlp(1), mlp(2)], [LOSSES[0], {}])
 
 
+def test_many_students_are_not_evaluated_while_they_train():
+    learner = ManyDistillers(mlp(0), [mlp(1), mlp(2)], LOSSES[:2])
+    before = learner.student.weights[0].detach().clone()
+    with pytest.raises(ValueError, match=r"validation: expected none with many students"):
+        fit(learner, images(), epochs=1, validation=images(), progress=False)
+    assert torch.equal(before, learner.student.weights[0]), "before the first step"
+
+
+def test_a_checkpoint_of_other_networks_with_the_same_weights_is_refused(tmp_path):
+    def run(dropout):
+        students = [MLP(36, 8, 3, dropout=dropout) for _ in range(2)]
+        learner = ManyDistillers(mlp(0), students, LOSSES[:2])
+        fit(learner, images(), epochs=1, checkpoint=tmp_path / "run.pt", progress=False)
+
+    run(0.2)
+    run(0.2)
+    with pytest.raises(ValueError, match=r"of another run: it has one of many .*p=0.2.*p=0.5"):
+        run(0.5)
+
+
+def test_weights_that_two_layers_share_come_back_shared():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(36, 36), nn.Linear(36, 36)
+            self.second.weight = self.first.weight
+
+        def forward(self, x):
+            return self.second(self.first(x.flatten(1)).relu())
+
+    originals, x = [Tied(), Tied()], torch.randn(4, 1, 6, 6)
+    for original, found in zip(originals, Many(originals).networks(), strict=True):
+        assert found.second.weight is found.first.weight
+        torch.testing.assert_close(found(x), original(x))
+
+
 def test_what_is_frozen_stays_frozen():
     students = [mlp(1), mlp(2)]
     for student in students:

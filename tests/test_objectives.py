@@ -123,6 +123,11 @@ def test_temperature_must_be_positive(tau):
         SoftTargets(tau)
 
 
+def test_an_infinite_temperature_is_refused_and_its_limit_named():
+    with pytest.raises(ValueError, match=r"tau: .* got inf: for the limit take logit_matching"):
+        soft_target_loss(randn(2, 3), randn(2, 3), float("inf"))
+
+
 @pytest.mark.parametrize(
     ("a", "b"), [((2, 3), (2, 4)), ((2, 3), (3,)), ((3,), (3,)), ((2, 1), (2, 3))]
 )
@@ -156,6 +161,13 @@ def test_check_logits_finds_a_softmax():
     for tau in (1.0, 0.01):
         with pytest.raises(ValueError, match=r"student: expected logits, got probabilities"):
             check_logits("student", (logits / tau).softmax(dim=1).float(), y)
+
+
+def test_check_logits_finds_a_softmax_in_bfloat16_too():
+    p = (3 * randn(64, 10)).softmax(dim=1).bfloat16().float()
+    assert (p.sum(dim=1) - 1).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"student: expected logits, got probabilities"):
+        check_logits("student", p, torch.arange(64) % 10)
 
 
 # ---- squared error of logits

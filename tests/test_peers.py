@@ -162,6 +162,14 @@ def test_an_ensemble_is_the_mean_of_probabilities():
     torch.testing.assert_close(Ensemble(members[:1])(x), members[0](x).log_softmax(1))
 
 
+def test_a_member_that_ends_in_a_softmax_is_refused():
+    """The ensemble's own logarithm would hide it: ln p is no less than a softmax's logits."""
+    a, b = networks(2)
+    ensemble = Ensemble([a, nn.Sequential(b, nn.Softmax(dim=1))])
+    with pytest.raises(ValueError, match=r"members\[1\]: expected logits, got probabilities"):
+        ensemble(torch.randn(5, 1, 6, 6))
+
+
 def test_an_ensemble_teaches_like_any_teacher():
     *members, student = networks(4)
     learner = Distiller(Ensemble(members), student, {"soft": SoftTargets(tau=1.0)})

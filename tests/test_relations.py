@@ -114,6 +114,20 @@ def test_zero_for_a_copy_and_blind_to_rotation_and_scale(name):
     torch.testing.assert_close(loss(3 * s, t), value)
 
 
+@pytest.mark.parametrize("n", [20, 40])  # torch multiplies matrices for more than 25
+def test_distances_keep_their_digits_far_from_the_origin(n):
+    s, t = randn(n, 16).float(), randn(n, 16, seed=1).float()
+    for far in (s + 1e3, 1 + 1e-3 * s):  # a common offset; a student that has nearly collapsed
+        expected = relational_distance_loss(far.double(), t.double()).float()
+        torch.testing.assert_close(relational_distance_loss(far, t), expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("layers", ["conv1", ("conv1",), ("conv1", "conv2", "fc1")])
+def test_a_flow_goes_from_one_layer_to_another(layers):
+    with pytest.raises(ValueError, match=r"teacher_layers: expected a pair of layers, .* got"):
+        Flow(("conv1", "conv2"), layers)
+
+
 @pytest.mark.parametrize("name", ["distance", "angle"])
 def test_distances_and_angles_are_blind_to_a_shift(name):
     s, t = randn(8, 5), randn(8, 5, seed=1)

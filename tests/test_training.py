@@ -1,6 +1,7 @@
 """`fit` learns, repeats, resumes to the bit, keeps checkpoints whole, and says what is wrong."""
 
 import copy
+import dataclasses
 import itertools
 import runpy
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +20,7 @@ from distill_lib.checkpoints import save_checkpoint
 from distill_lib.data import Images, jitter
 from distill_lib.distiller import Distiller
 from distill_lib.models import CNN, MLP
-from distill_lib.objectives import SoftTargets
+from distill_lib.objectives import Loss, SoftTargets
 from distill_lib.training import (
     Learner,
     Supervised,
@@ -212,6 +214,7 @@ def test_ctrl_c_while_a_checkpoint_is_written_keeps_the_one_before(tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, {}, network(), adamw(network().parameters()), [])
     assert path.read_bytes() == good
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"], "no half a file is left behind"
 
 
 def test_a_distiller_with_another_warm_up_is_another_run(tmp_path):
@@ -303,6 +306,128 @@ def test_a_checkpoint_of_another_run_or_learner_is_refused(tmp_path):
         fit(Supervised(network()), images(), epochs=1, optimizer=faster, checkpoint=path)
 
 
+def test_numbers_of_numpy_in_a_run_leave_its_checkpoint_readable(tmp_path):
+    """As `np.logspace` and `np.arange` have them; weights_only=True reads none."""
+    run = partial(
+        fit, train=images(), progress=False, checkpoint=tmp_path / "run.pt",
+        schedule=lambda t: 0.5 * (1 + np.cos(np.pi * t)),
+    )  # fmt: skip
+    rates = {"lr": np.float64(1e-3), "weight_decay": np.float64(0.1)}
+    model = network()
+    history = run(
+        Supervised(model), optimizer=partial(torch.optim.AdamW, **rates), epochs=np.int64(2),
+        batch_size=np.int64(32), seed=np.int64(3),
+    )  # fmt: skip
+    plain = {name: float(rate) for name, rate in rates.items()}
+    again = network(seed=9)
+    complete = run(
+        Supervised(again), optimizer=partial(torch.optim.AdamW, **plain), epochs=2, batch_size=32,
+        seed=3,
+    )  # fmt: skip
+    assert complete == history and same(model.state_dict(), again.state_dict())
+
+
+def test_a_folder_is_no_checkpoint_and_nobody_is_told_to_delete_it(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        fit(Supervised(network()), images(), epochs=1, checkpoint=tmp_path, progress=False)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_before_the_first_step(tmp_path):
+    class Early(Supervised):
+        def forward(self, batch):
+            pytest.fail("it trained first")
+
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"file"):
+        fit(Early(network()), images(), epochs=1, checkpoint=tmp_path / "file" / "run.pt")
+
+
+def test_after_a_complete_checkpoint_the_learner_is_in_training_mode_too(tmp_path):
+    for _ in range(2):  # the second finds the first one's
+        learner = Supervised(network()).eval()
+        fit(learner, images(), epochs=1, checkpoint=tmp_path / "run.pt", progress=False)
+        assert all(module.training for module in learner.modules())
+
+
+ANSWERS = 5 * torch.eye(3).repeat(32, 1)
+
+
+def taught(logits=None, shift=0.0):
+    """A distiller whose teacher has a batch norm, and maybe a table of its answers."""
+    torch.manual_seed(1)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    teacher[2].running_mean += shift
+    return Distiller(teacher, network(), {"soft": SoftTargets(2.0)}, teacher_logits=logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": dataclasses.replace(images(), x=images().x.flip(-1))}, "it has images "),
+        ({"train": dataclasses.replace(images(), mean=0.4)}, "it has images .* expected .*0.4, "),
+        ({"validation": images(seed=2)}, "it has validation images "),
+        ({"learner": lambda: taught(torch.ones(96, 3))}, "it has buffer cached "),
+        ({"learner": lambda: taught(ANSWERS, shift=5.0)}, "running_mean.*other"),
+    ],
+)
+def test_a_checkpoint_of_other_images_or_another_teachers_answers_is_refused(
+    tmp_path, change, message
+):
+    usual = {"train": images(), "validation": images(seed=1), "epochs": 1, "progress": False}
+    usual["checkpoint"] = tmp_path / "run.pt"
+    for _ in range(2):  # the second time it is complete, and accepted
+        fit(taught(ANSWERS), **usual)
+    learner = change.pop("learner", lambda: taught(ANSWERS))()
+    before = copy.deepcopy(learner.state_dict())
+    with pytest.raises(ValueError, match=f"of another run: .*{message}"):
+        fit(learner, **(usual | change))
+    assert same(before, learner.state_dict()), "the teacher is as the caller had it"
+
+
+def test_a_checkpoint_knows_a_loss_that_keeps_a_function_in_the_next_process_too(tmp_path):
+    class Keeps(Loss):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, step):
+            return self.function(step.student_logits, step.teacher_logits)
+
+    def elsewhere():  # the same function at another place in memory
+        return lambda z, v: (z - v).square().mean()
+
+    functions = elsewhere(), elsewhere()
+    assert repr(functions[0]) != repr(functions[1])
+    for function in functions:
+        learner = Distiller(network(seed=1), network(seed=2), {"mine": Keeps(function)})
+        fit(learner, images(), epochs=1, checkpoint=tmp_path / "run.pt", progress=False)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda z, step: {"a": z.mean()} if step else {"b": z.mean()},
+        lambda z, step: {"a": z.mean()[None]},
+        lambda z, step: {"a": z.mean(dim=0)},
+    ],
+)
+def test_parts_that_change_from_step_to_step_or_are_no_scalars_are_refused(parts):
+    class Restless(Supervised):
+        def forward(self, batch):
+            return parts(self.student(batch.x), next(steps))
+
+    steps = itertools.count()
+    with pytest.raises(ValueError, match=r"learner: expected the same scalars at each step"):
+        fit(Restless(network()), images(), epochs=1, batch_size=32, progress=False)
+
+
+def test_an_optimizer_that_is_made_already_is_refused_with_the_cure():
+    model = network()
+    made = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match=r"optimizer: .*partial\(torch.optim.SGD, lr=0.1\)"):
+        fit(Supervised(model), images(), epochs=1, optimizer=made)
+
+
 def turned_round(data):
     return data[torch.arange(len(data) - 1, -1, -1)]
 
@@ -338,11 +463,15 @@ def soft_learner(tau=2.0, teacher=1):
 
 
 def test_a_checkpoint_that_knows_less_of_its_run_still_serves(tmp_path):
-    """One of an earlier version, say."""
+    """One of an earlier version, say: the teacher in readers' caches is."""
     path, model = tmp_path / "run.pt", network()
     fit(Supervised(model), images(), epochs=2, checkpoint=path, progress=False)
     saved = torch.load(path, weights_only=True)
-    del saved["run"]["data"], saved["run"]["schedule"]
+    first = ("learner", "optimizer", "epochs", "batch_size", "augmented", "precision", "n_train")
+    assert saved["run"].keys() > {*first, "seed"}
+    saved["run"] = {name: saved["run"][name] for name in (*first, "seed")}
+    assert saved["run"]["optimizer"] == "AdamW, lr [0.001]"
+    assert saved["run"]["learner"] == repr(Supervised(network()))
     torch.save(saved, path)
     again = network(seed=5)
     fit(Supervised(again), images(), epochs=2, checkpoint=path, progress=False)
@@ -532,6 +661,8 @@ def test_half_precision_reaches_the_network_and_spares_weights_and_losses():
     [
         ({"epochs": 0}, r"epochs: expected 1 or more, got 0"),
         ({"batch_size": 0}, r"batch_size: expected 1 or more, got 0"),
+        ({"epochs": 1.5}, r"epochs: expected a whole number, got 1.5"),
+        ({"batch_size": 16.0}, r"batch_size: expected a whole number, got 16.0"),
         ({"train": images()[:0]}, r"train: expected at least one image"),
         ({"validation": images()[:0]}, r"validation: expected at least one image"),
         ({"learner": Supervised(network().requires_grad_(False))}, r"learner: expected parameters"),
@@ -607,6 +738,15 @@ def test_evaluate_with_and_without_a_teacher():
     itself = evaluate(model, data, teacher=model)
     assert itself["agreement"] == 1.0
     assert itself["kl_to_teacher"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_network_that_ends_in_a_softmax_can_be_evaluated_alone():
+    """*Common mistakes* counts the errors of one; as a teacher or beside one it is refused."""
+    model, data = network(), images()
+    ends_in_softmax = nn.Sequential(model, nn.Softmax(dim=1))
+    assert evaluate(ends_in_softmax, data)["errors"] == evaluate(model, data)["errors"]
+    with pytest.raises(ValueError, match=r"student_logits: .* got probabilities"):
+        evaluate(ends_in_softmax, data, teacher=model)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
