@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def describe(module: nn.Module | None) -> str:
+def describe(module: nn.Module) -> str:
     """How a module is printed, without places in memory, which the next process does not have."""
     return re.sub(" at 0x[0-9a-fA-F]+", "", repr(module))
 

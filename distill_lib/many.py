@@ -54,13 +54,12 @@ class Many(nn.Module):
         )
         self._one = (copy.deepcopy(networks[0]),)  # in a tuple, so that its weights are not ours
 
-    @property
-    def one_of_many(self) -> nn.Module:
-        """The network that stands for all; its weights are nobody's."""
-        return self._one[0]
+    def extra_repr(self) -> str:
+        """What is not in the weights: a checkpoint is refused by students of another kind."""
+        return repr(self._one[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        one = self.one_of_many.train(self.training)
+        one = self._one[0].train(self.training)
 
         def logits(weights: dict[str, Tensor]) -> Tensor:
             return functional_call(one, weights, (x,))
@@ -72,7 +71,7 @@ class Many(nn.Module):
         """The n networks, with weights of their own, in evaluation mode."""
         found = []
         for i in range(len(self.weights[0])):
-            network = copy.deepcopy(self.one_of_many).to(self.weights[0].device)
+            network = copy.deepcopy(self._one[0]).to(self.weights[0].device)
             own = {name: p[i] for name, p in zip(self._names, self.weights, strict=True)}
             network.load_state_dict(own, strict=False)  # weights that two layers share are in once
             found.append(network.eval())

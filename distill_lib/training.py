@@ -184,12 +184,17 @@ def fit(
             f"precision: expected torch.float32 or torch.bfloat16 (float16 would need its losses "
             f"scaled), got {precision}"
         )
-    one_of_many = getattr(getattr(learner, "student", None), "one_of_many", None)
-    if validation is not None and one_of_many is not None:
-        raise ValueError("validation: expected none with many students: evaluate them afterwards")
     half = precision is torch.bfloat16
     device = train.x.device
-    learner.to(device).train()
+    learner.to(device)
+    if validation is not None:
+        try:  # an error now, not after the first epoch
+            evaluate(learner.student, validation[:1])
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"validation: one student can't be evaluated on it: {error}"
+            ) from error
+    learner.train()
     parameters = [p for p in learner.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("learner: expected parameters that require a gradient, got none")
@@ -203,7 +208,6 @@ def fit(
     history: History = []
     run = {
         "learner": describe(learner),
-        "one of many": describe(one_of_many),
         "optimizer": f"{type(opt).__name__}, lr {base_lrs}",
         "epochs": epochs,
         "batch_size": batch_size,

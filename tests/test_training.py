@@ -342,6 +342,16 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_before_the_first_step(t
         fit(Early(network()), images(), epochs=1, checkpoint=tmp_path / "file" / "run.pt")
 
 
+def test_validation_images_of_another_size_are_an_error_before_the_first_step():
+    class Early(Supervised):
+        def forward(self, batch):
+            pytest.fail("it trained first")
+
+    wide = dataclasses.replace(images(), x=images().x.repeat(1, 1, 1, 2))
+    with pytest.raises(ValueError, match=r"validation: one student can't be evaluated on it: "):
+        fit(Early(network()), images(), epochs=1, validation=wide, progress=False)
+
+
 def test_after_a_complete_checkpoint_the_learner_is_in_training_mode_too(tmp_path):
     for _ in range(2):  # the second finds the first one's
         learner = Supervised(network()).eval()
@@ -373,6 +383,7 @@ def taught(logits=None, shift=0.0):
 def test_a_checkpoint_of_other_images_or_another_teachers_answers_is_refused(
     tmp_path, change, message
 ):
+    change = dict(change)
     usual = {"train": images(), "validation": images(seed=1), "epochs": 1, "progress": False}
     usual["checkpoint"] = tmp_path / "run.pt"
     for _ in range(2):  # the second time it is complete, and accepted

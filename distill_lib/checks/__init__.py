@@ -189,10 +189,15 @@ def _array(result: Any) -> Array:
     """The numbers of an array, of a tensor on any device, or of a list of them."""
     if isinstance(result, list | tuple):
         return np.asarray([_array(part) for part in result], dtype=np.float64)
-    if isinstance(result, Tensor):
-        result = result.detach().cpu()
-        result = result.double() if result.is_floating_point() else result
-    return np.asarray(result, dtype=np.float64)
+    return np.asarray(_plain(result), dtype=np.float64)
+
+
+def _plain(x: Any) -> Any:
+    """A tensor, on any device and with a gradient or not, as an array; all else as it is."""
+    if not isinstance(x, Tensor):
+        return x
+    x = x.detach().cpu()
+    return np.asarray(x.double() if x.is_floating_point() else x)  # NumPy has no bfloat16
 
 
 def _is_coarse(result: Any) -> bool:
@@ -219,9 +224,7 @@ def _text(x: Any) -> str:
     """A value in a few words."""
     if isinstance(x, list | tuple):
         return f"[{_show(tuple(x))}]" if len(x) <= 12 else f"a list of {len(x)}"
-    if isinstance(x, Tensor):
-        x = x.detach().cpu()
-        x = np.asarray(x.double() if x.is_floating_point() else x)
+    x = _plain(x)
     if isinstance(x, np.ndarray) and x.size > 12:
         return f"an array of shape {x.shape}"
     if isinstance(x, np.ndarray) and not x.shape:
